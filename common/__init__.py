@@ -1,0 +1,1 @@
+"""The language every room speaks: messages, wire format, client, configuration, metrics, errors, life-cycle."""

@@ -1,0 +1,172 @@
+"""Process life-cycle: signals, dying with the parent, logging, the files by which processes of a run find each other.
+
+Layout of a run directory (`RunPaths`):
+
+    config.yaml versions.json        what was asked for, and of what code
+    endpoints.json                   the broker's sockets, written once they are bound
+    processes/NAME.json              pid, role, metrics port of each process
+    logs/NAME.log                    standard output and error of each process
+    checkpoints/step-N/              loadable Hugging Face directories
+    metrics.jsonl summary.json report.html
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.errors import RunFailure
+from common.messages import Role
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """Names of the files in a run directory."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def versions(self) -> Path:
+        return self.root / "versions.json"
+
+    @property
+    def endpoints(self) -> Path:
+        return self.root / "endpoints.json"
+
+    @property
+    def processes(self) -> Path:
+        return self.root / "processes"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """Phases and other moments of the run, one JSON object a line, for the live display."""
+        return self.root / "events.jsonl"
+
+    @property
+    def summary(self) -> Path:
+        return self.root / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def model(self) -> Path:
+        """Where `model: tiny` puts the model it makes."""
+        return self.root / "model"
+
+
+class StopFlag:
+    """Set by SIGTERM or SIGINT; loops look at it. A second signal ends the process at once."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self.signum: int | None = None
+
+    def __bool__(self) -> bool:
+        return self._event.is_set()
+
+    def set(self) -> None:
+        """Ask for a stop."""
+        self._event.set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Sleep up to `timeout_s`; True once a stop was asked for."""
+        return self._event.wait(timeout_s)
+
+    def install(self) -> StopFlag:
+        """Take over SIGTERM and SIGINT (main thread only)."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def _on_signal(self, signum: int, _frame: object) -> None:
+        if self._event.is_set():
+            os._exit(128 + signum)
+        self.signum = signum
+        self._event.set()
+
+
+def die_with_parent() -> None:
+    """Have the kernel kill this process when its parent dies, however the parent dies (Linux). No orphan ever."""
+    if sys.platform == "linux":
+        parent = os.getppid()
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # it died between the two calls
+            os._exit(1)
+
+
+def configure_logging(name: str) -> None:
+    """One line per record on standard error, which the launcher sends to logs/NAME.log."""
+    logging.basicConfig(
+        level=os.environ.get("ZEROQ_LOG_LEVEL", "INFO"),
+        format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that readers see the old or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def register_process(paths: RunPaths, name: str, role: str, metrics_port: int | None) -> None:
+    """Tell the launcher and Prometheus's file discovery who this process is."""
+    record = {
+        "name": name,
+        "role": role,
+        "pid": os.getpid(),
+        "metrics_port": metrics_port,
+        "started": time.time(),
+    }
+    write_atomic(paths.processes / f"{name}.json", json.dumps(record))
+
+
+def record_event(paths: RunPaths, event: str, **fields: Any) -> None:
+    """Append a moment of the run (`phase`, `actor_restarted`, ...) to events.jsonl."""
+    with paths.events.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+
+
+def wait_for_endpoint(paths: RunPaths, role: Role, *, timeout_s: float = 60.0) -> str:
+    """Address of the broker's socket for `role`, once the broker has written it; RunFailure at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if paths.endpoints.exists():
+            return str(json.loads(paths.endpoints.read_text())[role])
+        time.sleep(0.05)
+    raise RunFailure(f"{paths.endpoints}: the broker did not bind its sockets within {timeout_s:.0f} s; see its log")

@@ -1,0 +1,418 @@
+"""Every message that crosses a socket, as one strict pydantic union.
+
+A message is a header (this module) plus named payload frames (arrays or bytes; see common/wire.py). Headers are small:
+long text, token ids and grading specifications travel as frames. Requests carry a `request_id`; each gets exactly
+one reply with the same id. Everything is idempotent: a request may be sent again after a lost reply.
+
+Sockets, one per role, so that a peer cannot speak another role's part:
+
+    learner    -> broker   Hello AddTask Take Release Publish
+    actor      -> broker   Hello LeaseWork(generate) Renew SubmitGroup ReturnLease
+    evaluator  -> broker   Hello LeaseWork(grade) Renew SubmitVerdicts ReturnLease
+    monitor    -> broker   Hello GetStatus
+    actor      -> learner  Join Pull Ready Received Applied Leave     (the weights control socket)
+    learner    -> actor    Snapshot Propose Begin Commit Abort
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+SCHEMA_VERSION = 1
+
+Role = Literal["learner", "actor", "evaluator", "monitor"]
+Purpose = Literal["train", "eval"]
+LeaseKind = Literal["generate", "grade"]
+
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(max_length=512)]
+Count = Annotated[int, Field(ge=0)]
+Version = Annotated[int, Field(ge=0)]
+
+
+class Part(BaseModel):
+    """Base of headers and what they contain: unknown fields refused, no coercion."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class FrameRef(Part):
+    """Describes one payload frame: `bytes`, or a C-contiguous array of `dtype` and `shape`."""
+
+    name: Name
+    dtype: Literal["bytes", "int32", "int64", "float32", "uint8"]
+    shape: list[Count] = Field(max_length=4)
+    size_bytes: Count
+    crc32: Count
+
+
+class Header(Part):
+    """Base of all messages. `frames` is filled in by the codec, in frame order."""
+
+    v: Literal[1] = 1
+    request_id: Count = 0
+    frames: list[FrameRef] = Field(default_factory=list, max_length=64)
+
+
+class Sampling(Part):
+    """How one task's completions are sampled."""
+
+    max_tokens: Annotated[int, Field(ge=1)]
+    temperature: Annotated[float, Field(ge=0)] = 1.0
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
+    top_k: Count = 0
+    seed: Count | None = None
+
+
+class RolloutMeta(Part):
+    """One rollout inside a group; tokens are a slice of the group's packed arrays, text of the `texts` frame."""
+
+    num_tokens: Annotated[int, Field(ge=1)]
+    text_bytes: Count
+    finish_reason: Literal["stop", "length"]
+
+
+class Verdict(Part):
+    """An evaluator's outcome for one rollout."""
+
+    outcome: Literal["pass", "fail", "timeout", "error"]
+    reward: Annotated[float, Field(allow_inf_nan=False)]
+    rewards: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
+    detail: Annotated[str, Field(max_length=256)] = ""
+    wall_s: Annotated[float, Field(ge=0)] = 0.0
+
+
+# ------------------------------------------------------------------ requests to the broker
+
+
+class Hello(Header):
+    """First message of an incarnation. The learner adds what the broker must know of the policy."""
+
+    type: Literal["hello"] = "hello"
+    role: Role
+    name: Name
+    incarnation: Name
+    vocab_size: Annotated[int, Field(ge=1)] | None = None
+    version: Version | None = None
+    weights_endpoint: Annotated[str, Field(max_length=256)] | None = None
+
+
+class AddTask(Header):
+    """Admit a task. Frames: prompt_ids int32[P], prompt bytes (UTF-8 text), spec bytes (JSON; evaluators only)."""
+
+    type: Literal["add_task"] = "add_task"
+    task_id: Name
+    purpose: Purpose
+    group_size: Annotated[int, Field(ge=1, le=1024)]
+    sampling: Sampling
+
+
+class LeaseWork(Header):
+    """Ask for one lease; the reply (Lease or NoWork) comes within `wait_s`. `version`: the weights an actor holds."""
+
+    type: Literal["lease_work"] = "lease_work"
+    kind: LeaseKind
+    wait_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+    version: Version | None = None
+
+
+class Renew(Header):
+    """Extend a lease. `progress` (tokens generated, rollouts graded) must have grown since the last renewal."""
+
+    type: Literal["renew"] = "renew"
+    lease_id: Name
+    token: Count
+    progress: Count
+
+
+class SubmitGroup(Header):
+    """A generated group. Frames: token_ids int32[T], logprobs float32[T], versions int32[T], texts bytes."""
+
+    type: Literal["submit_group"] = "submit_group"
+    lease_id: Name
+    token: Count
+    task_id: Name
+    rollouts: list[RolloutMeta] = Field(min_length=1, max_length=1024)
+
+
+class SubmitVerdicts(Header):
+    """Verdicts for all rollouts of a group, in order."""
+
+    type: Literal["submit_verdicts"] = "submit_verdicts"
+    lease_id: Name
+    token: Count
+    task_id: Name
+    verdicts: list[Verdict] = Field(min_length=1, max_length=1024)
+
+
+class ReturnLease(Header):
+    """Give work back. `failed` counts an attempt (crash of a grader); a polite drain does not."""
+
+    type: Literal["return_lease"] = "return_lease"
+    lease_id: Name
+    token: Count
+    failed: bool
+    reason: Text
+
+
+class Take(Header):
+    """The learner asks for one complete group; the reply (Group or NoWork) comes within `wait_s`."""
+
+    type: Literal["take"] = "take"
+    purpose: Purpose
+    wait_s: Annotated[float, Field(ge=0, le=300)] = 0.0
+
+
+class Release(Header):
+    """The learner is done with groups it took: `trained` releases credit, `retry` puts the tasks back."""
+
+    type: Literal["release"] = "release"
+    task_ids: list[Name] = Field(min_length=1, max_length=1024)
+    outcome: Literal["trained", "retry"]
+
+
+class Publish(Header):
+    """The policy version just made usable by actors; the broker sweeps what became too old."""
+
+    type: Literal["publish"] = "publish"
+    version: Version
+
+
+class GetStatus(Header):
+    """Ask for a StatusReport."""
+
+    type: Literal["get_status"] = "get_status"
+
+
+# ------------------------------------------------------------------ replies of the broker
+
+
+class Welcome(Header):
+    """Reply to Hello."""
+
+    type: Literal["welcome"] = "welcome"
+    broker_incarnation: Name
+    version: Version
+    weights_endpoint: str | None = None
+
+
+class Ack(Header):
+    """Done. `duplicate`: this had been done before (a repeated request)."""
+
+    type: Literal["ack"] = "ack"
+    duplicate: bool = False
+    deadline_s: float | None = None
+
+
+class Refused(Header):
+    """Not done, and why. `code` is for programs, `detail` for people."""
+
+    type: Literal["refused"] = "refused"
+    code: Literal[
+        "no_credit",
+        "lease_lost",
+        "cancelled",
+        "no_progress",
+        "invalid",
+        "unknown_task",
+        "wrong_role",
+        "stale",
+        "version",
+    ]
+    detail: Text
+
+
+class NoWork(Header):
+    """Nothing within the time asked for."""
+
+    type: Literal["no_work"] = "no_work"
+
+
+class Lease(Header):
+    """A right to work until `deadline_s` from now.
+
+    generate: frames prompt_ids. grade: frames prompt, texts, spec; `text_bytes` cuts `texts` into rollouts.
+    """
+
+    type: Literal["lease"] = "lease"
+    kind: LeaseKind
+    lease_id: Name
+    token: Count
+    task_id: Name
+    purpose: Purpose
+    deadline_s: float
+    group_size: Annotated[int, Field(ge=1)]
+    attempt: Count
+    sampling: Sampling | None = None
+    text_bytes: list[Count] = Field(default_factory=list)
+
+
+class Group(Header):
+    """A complete group for the learner. Frames: prompt_ids, token_ids, logprobs, versions, texts, prompt."""
+
+    type: Literal["group"] = "group"
+    task_id: Name
+    purpose: Purpose
+    rollouts: list[RolloutMeta]
+    verdicts: list[Verdict]
+    queued_s: float = 0.0
+
+
+class StatusReport(Header):
+    """Counters and gauges of the broker, JSON-able."""
+
+    type: Literal["status_report"] = "status_report"
+    status: dict[str, Any]
+
+
+# ------------------------------------------------------------------ weights control socket (actor <-> learner)
+
+
+class ParameterMeta(Part):
+    """One parameter in a transfer: Hugging Face name, dtype, shape. Order in the list is order in the buffer."""
+
+    name: Annotated[str, Field(max_length=512)]
+    dtype: Literal["float32", "bfloat16", "float16"]
+    shape: list[Count] = Field(max_length=8)
+
+
+class Join(Header):
+    """An actor announces itself to the publisher."""
+
+    type: Literal["join"] = "join"
+    name: Name
+    incarnation: Name
+
+
+class Pull(Header):
+    """A joining actor asks for a chunk of the latest published weights (late joiners never delay a step)."""
+
+    type: Literal["pull"] = "pull"
+    version: Version | None = None
+    offset: Count = 0
+    max_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
+
+
+class Snapshot(Header):
+    """Reply to Pull. Frames: `chunk` bytes; at offset 0 also `manifest` bytes (JSON list of ParameterMeta)."""
+
+    type: Literal["snapshot"] = "snapshot"
+    version: Version
+    offset: Count
+    total_bytes: Count
+    digest: Name
+
+
+class Propose(Header):
+    """The publisher proposes an epoch: who takes part, at which rank, over which store. Frame: `manifest` bytes."""
+
+    type: Literal["propose"] = "propose"
+    epoch: Count
+    version: Version
+    backend: Literal["gloo", "ipc", "nccl"]
+    rank: Count
+    world_size: Count
+    store_host: Text
+    store_port: Count
+    prefix: Name
+    timeout_s: float
+    bucket_bytes: Count
+
+
+class Ready(Header):
+    """An actor accepts a proposal."""
+
+    type: Literal["ready"] = "ready"
+    epoch: Count
+    incarnation: Name
+
+
+class Begin(Header):
+    """Broadcast of `version` in `epoch` starts now. `digest` is blake2b over the whole buffer. ipc: frame `handles`."""
+
+    type: Literal["begin"] = "begin"
+    epoch: Count
+    version: Version
+    total_bytes: Count
+    digest: Name
+
+
+class Received(Header):
+    """An actor holds all of `version`, staged; `ok` false with a reason when it does not."""
+
+    type: Literal["received"] = "received"
+    epoch: Count
+    version: Version
+    incarnation: Name
+    ok: bool
+    digest: Annotated[str, Field(max_length=128)] = ""
+    reason: Text = ""
+
+
+class Commit(Header):
+    """Every member of the epoch holds `version`: load it."""
+
+    type: Literal["commit"] = "commit"
+    epoch: Count
+    version: Version
+
+
+class Applied(Header):
+    """The actor samples from `version` now; `pause_s` is how long sampling stood still."""
+
+    type: Literal["applied"] = "applied"
+    version: Version
+    incarnation: Name
+    pause_s: float
+
+
+class Abort(Header):
+    """The epoch is over (a member died or stalled); keep the old weights and wait for the next proposal."""
+
+    type: Literal["abort"] = "abort"
+    epoch: Count
+    reason: Text
+
+
+class Leave(Header):
+    """An actor says goodbye."""
+
+    type: Literal["leave"] = "leave"
+    incarnation: Name
+
+
+Message = Annotated[
+    Hello
+    | AddTask
+    | LeaseWork
+    | Renew
+    | SubmitGroup
+    | SubmitVerdicts
+    | ReturnLease
+    | Take
+    | Release
+    | Publish
+    | GetStatus
+    | Welcome
+    | Ack
+    | Refused
+    | NoWork
+    | Lease
+    | Group
+    | StatusReport
+    | Join
+    | Pull
+    | Snapshot
+    | Propose
+    | Ready
+    | Begin
+    | Received
+    | Commit
+    | Applied
+    | Abort
+    | Leave,
+    Field(discriminator="type"),
+]
+MESSAGE: TypeAdapter[Header] = TypeAdapter(Message)

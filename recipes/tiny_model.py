@@ -1,0 +1,130 @@
+"""Owns the tiny model of the CPU demo: a tokenizer and a random-weight Qwen3, saved as a Hugging Face directory.
+
+Why it exists: a demo that runs in minutes on two cores cannot download a pretrained model nor carry its vocabulary.
+The vocabulary is fixed by this file, not trained, so every machine builds the same one:
+
+    text ── special tokens cut out ── split: "-7", "42", " + ", " final", "\\n", ... ── bytes ── BPE within a piece
+
+Each byte is a token, so any Unicode text survives ``decode(encode(x)) == x``. On top of the bytes come the integers
+-99..99 (a sum is then one lookup, not a carry), spaced operators, the tags of the response and common English words.
+The weights are those of ``Qwen3ForCausalLM``, so that vLLM, transformers and our learner load them like any model.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+EOS_TOKEN = "<|end|>"
+PAD_TOKEN = "<|pad|>"
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+
+# The order of the alternatives matters. A minus sign belongs to the number only where no digit or closing bracket
+# stands before it: "5-3" is 5, -, 3 but "= -3" is " = ", -3.
+_PIECES = r" [-+*/=] | [-+*/=]|(?<![0-9)])-[0-9]{1,2}(?![0-9])|[0-9]{1,2}| ?[A-Za-z]+|\n"
+_OPERATORS = "+-*/="
+_WORDS = """State the final answer to the following arithmetic problem Calculate
+a an and are as at be by did do does each for from get had has have he her his how if in is it its left long many more
+most much not of off on one or out over per she so than that their them then there they this times total two three
+four five up was were what when which will with would you your all can cost day days dollars every first give gives
+half hour hours how How If In John made make many minutes money number of old part people pay price sold spend
+spent take takes twice week weeks year years A Each The What He She They There""".split()
+
+
+def _byte_symbols() -> list[str]:
+    """The 256 printable characters by which a byte-level tokenizer writes bytes 0..255, in byte order."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    spare = (chr(0x100 + i) for i in range(256))
+    return [chr(b) if b in printable else next(spare) for b in range(256)]
+
+
+def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token ids and BPE merges, the most urgent merge first.
+
+    A wanted token is reached character by character from its left end ("1"+"2", or "Ġt"+"h", "Ġth"+"e"), so each of
+    its prefixes becomes a token too. Pieces never cross a word or a number, hence no merge can steal from another
+    except at a piece's left end, where the longest known prefix wins.
+    """
+    symbols = _byte_symbols()
+    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
+    merges: list[tuple[str, str]] = []
+    numbers = [f"{i}{j}" for i in range(10) for j in range(10)]
+    numbers += [f"-{i}" for i in range(10)] + [f"-{n}" for n in range(10, 100)]
+    operators = [form for op in _OPERATORS for form in (f" {op}", f" {op} ")]
+    words = [f" {word}" if word[0].islower() else word for word in _WORDS]
+    for text in [*numbers, *operators, *words]:
+        token = "".join(symbols[b] for b in text.encode())
+        for end in range(2, len(token) + 1):
+            if token[:end] not in vocabulary:
+                vocabulary[token[:end]] = len(vocabulary)
+                merges.append((token[: end - 1], token[end - 1]))
+    return vocabulary, merges
+
+
+def create_tokenizer() -> PreTrainedTokenizerFast:
+    """Build the demo's tokenizer: at most 1,024 tokens, lossless on any Unicode text, no normalisation."""
+    vocabulary, merges = _vocabulary()
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    # The tags are ordinary added tokens: a decode that skips special tokens must keep them, since rewards read them.
+    tokenizer.add_tokens(list(TAGS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=EOS_TOKEN,
+        pad_token=PAD_TOKEN,
+        model_max_length=4096,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def create_tiny_model(
+    path: Path,
+    *,
+    seed: int = 0,
+    hidden_size: int = 128,
+    intermediate_size: int = 384,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    num_kv_heads: int = 2,
+    head_dim: int = 32,
+    max_positions: int = 4096,
+    tie_embeddings: bool = False,
+) -> Path:
+    """Write tokenizer, configuration and random float32 weights into the directory `path`, and return `path`.
+
+    The same seed gives the same weights; the caller's random state is left as it was. `head_dim` must be one that
+    vLLM's CPU attention supports (32, 64, ...).
+    """
+    tokenizer = create_tokenizer()
+    config = Qwen3Config(
+        vocab_size=-(-len(tokenizer) // 64) * 64,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=head_dim,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=tie_embeddings,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    )
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
