@@ -10,7 +10,6 @@ Each byte is a token, so any Unicode text survives ``decode(encode(x)) == x``. O
 The weights are those of ``Qwen3ForCausalLM``, so that vLLM, transformers and our learner load them like any model.
 """
 
-import json
 from pathlib import Path
 
 import torch
@@ -25,12 +24,13 @@ TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 # stands before it: "5-3" is 5, -, 3 but "= -3" is " = ", -3.
 _PIECES = r" [-+*/=] | [-+*/=]|(?<![0-9)])-[0-9]{1,2}(?![0-9])|[0-9]{1,2}| ?[A-Za-z]+|\n"
 _OPERATORS = "+-*/="
-_WORDS = """State the final answer to the following arithmetic problem Calculate
-a an and are as at be by did do does each for from get had has have he her his how if in is it its left long many more
-most much not of off on one or out over per she so than that their them then there they this times total two three
-four five up was were what when which will with would you your all can cost day days dollars every first give gives
-half hour hours how How If In John made make many minutes money number of old part people pay price sold spend
-spent take takes twice week weeks year years A Each The What He She They There""".split()
+_WORDS = """
+State the final answer to following arithmetic problem a an and are as at be by did do does each for from get had has
+have he her his how if in is it its left long many more most much not of off on one or out over per she so than that
+their them then there they this times total two three four five up was were what when which will with would you your
+all can cost day days dollars every first give gives half hour hours made make minutes money number old part people pay
+price sold spend spent take takes twice week weeks year years Calculate Each He How If In John She The They What
+"""
 
 
 def _byte_symbols() -> list[str]:
@@ -43,24 +43,20 @@ def _byte_symbols() -> list[str]:
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token ids and BPE merges, the most urgent merge first.
 
-    A wanted token is reached character by character from its left end ("1"+"2", or "Ġt"+"h", "Ġth"+"e"), so each of
-    its prefixes becomes a token too. Pieces never cross a word or a number, hence no merge can steal from another
-    except at a piece's left end, where the longest known prefix wins.
+    A merge joins two pieces that exist already. Numbers: digit and digit, then minus and number. Operators and words
+    grow by one character from their left end, so that each prefix of a word becomes a token too. Words inside a
+    sentence start with their space ("Ġ"); bare words start with a capital: no merge of one can spoil the other.
     """
     symbols = _byte_symbols()
-    vocabulary = {symbol: i for i, symbol in enumerate(symbols)}
-    merges: list[tuple[str, str]] = []
-    numbers = [f"{i}{j}" for i in range(10) for j in range(10)]
-    numbers += [f"-{i}" for i in range(10)] + [f"-{n}" for n in range(10, 100)]
-    operators = [form for op in _OPERATORS for form in (f" {op}", f" {op} ")]
-    words = [f" {word}" if word[0].islower() else word for word in _WORDS]
-    for text in [*numbers, *operators, *words]:
-        token = "".join(symbols[b] for b in text.encode())
-        for end in range(2, len(token) + 1):
-            if token[:end] not in vocabulary:
-                vocabulary[token[:end]] = len(vocabulary)
-                merges.append((token[: end - 1], token[end - 1]))
-    return vocabulary, merges
+    space = symbols[ord(" ")]
+    merges = [(str(tens), str(ones)) for tens in range(10) for ones in range(10)]
+    merges += [("-", str(number)) for number in range(1, 100)]
+    words = [word if word[0].isupper() else space + word for word in _WORDS.split()]
+    for text in [*(space + operator + space for operator in _OPERATORS), *words]:
+        merges += [(text[:end], text[end]) for end in range(1, len(text))]
+    merges = list(dict.fromkeys(merges))
+    tokens = dict.fromkeys([*symbols, *(left + right for left, right in merges)])
+    return {token: i for i, token in enumerate(tokens)}, merges
 
 
 def create_tokenizer() -> PreTrainedTokenizerFast:
@@ -123,7 +119,10 @@ def create_tiny_model(
         torch.manual_seed(seed)
         model = Qwen3ForCausalLM(config)
     model.generation_config = GenerationConfig(
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        do_sample=True,
+        temperature=1.0,
     )
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
