@@ -1,0 +1,207 @@
+"""From a group's texts to its verdicts: every reward component of every rollout, and their weighted sum.
+
+    texts --read--> responses --calls--> runner (accuracy, language, functions; in parallel) --> verdicts
+
+- `Verdict.rewards` has every configured component by name, unweighted; None where it does not apply.
+- `Verdict.reward` is the sum of weight * value over those that apply.
+- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail, or
+  timeout (the comparison used up its limit: accuracy 0). A task of kind "none" passes when its reward is positive.
+
+Any fault that is not the answer's raises CallFailed: no verdict, the group goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Literal
+
+from common.config import RewardComponent, RewardSection
+from common.errors import UserError
+from common.messages import Verdict
+from evaluator.extract import Response, read
+from evaluator.graders import NO_ACCURACY, AccuracyKind, accuracy_kind, accuracy_kinds, format_tags
+from evaluator.graders.languages import SCRIPTS_OF_LANGUAGE
+from evaluator.pool import Call, CallFailed, Inline, LimitExceeded, Result, Runner
+
+FUNCTION_LIMIT_S = 45.0
+LANGUAGE_LIMIT_S = 60.0
+TICK_S = 0.25
+_DETAIL_CHARACTERS = 256
+
+Outcome = Literal["pass", "fail", "timeout"]
+_Accuracy = tuple[Outcome, float, str, float]  # outcome, score, detail, wall seconds
+
+
+def check_reward(reward: RewardSection) -> None:
+    """UserError naming the component whose settings no grader can serve (functions are checked by the workers)."""
+    for index, component in enumerate(reward.components):
+        if component.kind == "language" and component.language not in SCRIPTS_OF_LANGUAGE:
+            raise UserError(
+                f"reward.components[{index}].language = {component.language!r}: not a known language; "
+                f"known: {', '.join(sorted(SCRIPTS_OF_LANGUAGE))}"
+            )
+
+
+def grade_group(
+    prompt: str,
+    texts: Sequence[str],
+    spec: Mapping[str, Any],
+    reward: RewardSection,
+    runner: Runner | None = None,
+    *,
+    functions: Runner | None = None,
+    function_limit_s: float = FUNCTION_LIMIT_S,
+    group: str = "",
+    on_tick: Callable[[int], None] | None = None,
+) -> list[Verdict]:
+    """Verdicts of the rollouts `texts` of one task, in order.
+
+    `runner` None grades in this thread, without limits. `functions` runs user functions (default: `runner`).
+    `on_tick(num_done)` is called at least every TICK_S seconds, with a growing count; what it raises ends the grading.
+    Raises CallFailed when the evaluator or the specification is at fault.
+    """
+    sheet = _Sheet(prompt, texts, spec, reward)
+    runner = runner or Inline()
+    futures: list[Future[Result]] = []
+    try:
+        sheet.submit(runner, functions or runner, function_limit_s, group, futures)
+        _wait(futures, on_tick)
+        return [sheet.verdict(index) for index in range(len(texts))]
+    finally:
+        for future in futures:
+            future.cancel()
+
+
+def _wait(futures: Sequence[Future[Result]], on_tick: Callable[[int], None] | None) -> None:
+    """Until all are done; raises the first failure as soon as it is known (a used-up limit is none)."""
+    pending = set(futures)
+    while pending:
+        done, pending = wait(pending, timeout=TICK_S, return_when=FIRST_COMPLETED)
+        for future in done:
+            error = future.exception()
+            if error is not None and not isinstance(error, LimitExceeded):
+                raise error
+        if on_tick is not None:
+            on_tick(len(futures) - len(pending))
+
+
+class _Sheet:
+    """One group being graded."""
+
+    def __init__(self, prompt: str, texts: Sequence[str], spec: Mapping[str, Any], reward: RewardSection) -> None:
+        self.prompt, self.texts, self.spec, self.reward = prompt, texts, spec, reward
+        self.responses = [read(prompt, text) for text in texts]
+        self.kind = _kind_of(spec)
+        self.refused: dict[int, str] = {}
+        self.accuracy: dict[int, Future[Result]] = {}
+        self.language: dict[tuple[str, int], Future[Result]] = {}
+        self.function: dict[str, Future[Result]] = {}
+
+    def submit(
+        self, runner: Runner, functions: Runner, function_limit_s: float, group: str, futures: list[Future[Result]]
+    ) -> None:
+        """Start every call; `futures` collects them as they are made."""
+
+        def start(on: Runner, call: Call) -> Future[Result]:
+            futures.append(on.submit(call, group))
+            return futures[-1]
+
+        for component in self.reward.components:
+            if component.function is not None:
+                self.function[component.name] = start(functions, self._function_call(component, function_limit_s))
+        for index, response in enumerate(self.responses):
+            answer = self._answer(index, response)
+            if self.kind is not None and answer is not None:
+                spec = {key: self.spec.get(key) for key in self.kind.spec_keys}
+                call = Call(self.kind.target, {"answer": answer, "spec": spec}, self.reward.math_timeout_s)
+                self.accuracy[index] = start(runner, call)
+            for component in self.reward.components:
+                if component.kind == "language":
+                    arguments = {"text": response.reasoning, "language": component.language}
+                    call = Call("evaluator.graders.language:grade", arguments, LANGUAGE_LIMIT_S)
+                    self.language[component.name, index] = start(runner, call)
+
+    def verdict(self, index: int) -> Verdict:
+        """Verdict of one rollout, once every call is done."""
+        outcome, score, detail, wall_s = self._accuracy(index)
+        accuracy = None if self.kind is None else score
+        rewards: dict[str, float | None] = {}
+        for component in self.reward.components:
+            match component.kind:
+                case "accuracy":
+                    rewards[component.name] = accuracy
+                case "format":
+                    rewards[component.name] = format_tags.score(self.responses[index])
+                case "language":
+                    rewards[component.name] = float(_value(self.language[component.name, index]))
+                case "function":
+                    rewards[component.name] = _value(self.function[component.name])[index]
+        reward = sum(
+            component.weight * value
+            for component in self.reward.components
+            if (value := rewards[component.name]) is not None
+        )
+        if self.kind is None:
+            outcome = "pass" if reward > 0 else "fail"
+        return Verdict(
+            outcome=outcome, reward=reward, rewards=rewards, detail=detail[:_DETAIL_CHARACTERS], wall_s=wall_s
+        )
+
+    def _answer(self, index: int, response: Response) -> str | None:
+        """The answer to compare; None, with the reason in `refused`, when there is none."""
+        if self.kind is None:
+            return None
+        answer = self.kind.extract(response)
+        if answer is None:
+            self.refused[index] = "no answer found outside the reasoning"
+        elif (size := len(answer.encode("utf-8", "surrogatepass"))) > self.kind.max_answer_bytes:
+            self.refused[index] = f"answer of {size} bytes refused (at most {self.kind.max_answer_bytes})"
+        else:
+            return answer
+        return None
+
+    def _accuracy(self, index: int) -> _Accuracy:
+        if self.kind is None:
+            return "fail", 0.0, "no accuracy for this task", 0.0
+        future = self.accuracy.get(index)
+        if future is None:
+            return "fail", 0.0, self.refused[index], 0.0
+        error = future.exception()
+        if error is not None:
+            return "timeout", 0.0, f"the comparison took {error}", self.reward.math_timeout_s
+        result = future.result()
+        score = float(result.value["score"])
+        return ("pass" if score >= 1.0 else "fail"), score, str(result.value["detail"]), result.wall_s
+
+    def _function_call(self, component: RewardComponent, limit_s: float) -> Call:
+        num = len(self.texts)
+        columns = self.spec.get("columns") or {}
+        if not isinstance(columns, dict) or {"prompts", "completions"} & columns.keys():
+            raise CallFailed(f"spec.columns must map names other than prompts and completions, got {str(columns)[:80]}")
+        arguments = {
+            "path": component.function,
+            "prompts": [self.prompt] * num,
+            "completions": list(self.texts),
+            "columns": {name: [value] * num for name, value in columns.items()},
+        }
+        return Call("evaluator.graders.user_function:grade", arguments, limit_s, "wall")
+
+
+def _kind_of(spec: Mapping[str, Any]) -> AccuracyKind | None:
+    """How the task's accuracy is graded; None for tasks without one. CallFailed for unknown kinds."""
+    name = spec.get("kind")
+    if name == NO_ACCURACY:
+        return None
+    kind = accuracy_kind(name) if isinstance(name, str) else None
+    if kind is None:
+        raise CallFailed(f"no grader for accuracy kind {name!r}; known: {', '.join(accuracy_kinds())}")
+    return kind
+
+
+def _value(future: Future[Result]) -> Any:
+    """Result of a call whose limit is the evaluator's matter, not the answer's."""
+    try:
+        return future.result().value
+    except LimitExceeded as error:
+        raise CallFailed(f"a reward component took {error}") from None

@@ -1,0 +1,256 @@
+"""The evaluator's loop, once per desk: lease -> grade -> submit.
+
+Consumes grade leases from the broker; waits for one (long poll), then for the workers; is unblocked by a lease, by
+verdicts, by a lost lease or by a stop; produces SubmitVerdicts, or ReturnLease when the group could not be graded.
+
+`evaluator.max_concurrent_groups` desks (threads) share one broker client and one pool of worker processes. A grader
+that breaks returns its lease as failed and the desk pauses, longer each time; after MAX_FAILURES_IN_A_ROW the whole
+process gives up, since by then it is the evaluator that is broken, and it would burn the attempts of every task.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+
+from common.cli import Process
+from common.client import BrokerClient
+from common.config import RunConfig
+from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError
+from common.lifecycle import StopFlag, wait_for_endpoint
+from common.messages import Header, Lease, LeaseWork, Refused, ReturnLease, SubmitVerdicts, Verdict
+from common.wire import Envelope
+from evaluator import metrics
+from evaluator.compose import TICK_S, check_reward, grade_group
+from evaluator.lease import LeaseKeeper, Task
+from evaluator.pool import GRADER_MEMORY_BYTES, Call, CallFailed, WorkerPool
+
+POLL_S = 1.0
+SUBMIT_GIVE_UP_S = 600.0
+STOP_GRACE_S = 3.0
+MAX_FAILURES_IN_A_ROW = 8
+MAX_PAUSE_S = 30.0
+FUNCTION_SHARE_OF_LEASE = 0.75  # a function makes no progress while it runs, so it must end before its lease does
+
+log = logging.getLogger(__name__)
+
+
+class Stopping(Exception):
+    """The process was asked to stop while a group was being graded."""
+
+
+class Graders:
+    """The worker pools of a process: one for our graders, one for the user's functions if there are any."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.reward = config.reward
+        self.function_limit_s = config.broker.grade_lease_s * FUNCTION_SHARE_OF_LEASE
+        check_reward(self.reward)
+        size = min(len(os.sched_getaffinity(0)), config.evaluator.max_concurrent_groups)
+        warm = ["evaluator.graders.math_answer:self_test"]
+        if any(component.kind == "language" for component in self.reward.components):
+            warm.append("evaluator.graders.language:self_test")
+        self.pool = _start(size, warm)
+        self.functions: WorkerPool | None = None
+        if any(component.kind == "function" for component in self.reward.components):
+            try:
+                self.functions = _start(size, [], memory_bytes=None)
+                self._check_functions(self.functions)
+            except BaseException:
+                self.close()
+                raise
+
+    def __enter__(self) -> Graders:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all workers."""
+        self.pool.close()
+        if self.functions is not None:
+            self.functions.close()
+
+    def grade(self, task: Task, keeper: LeaseKeeper, stop: StopFlag) -> list[Verdict]:
+        """Verdicts of a task; CallFailed, LeaseLost or Stopping."""
+
+        def tick(progress: int) -> None:
+            if stop:
+                raise Stopping
+            keeper.tick(progress)
+
+        return grade_group(
+            task.prompt,
+            task.texts,
+            task.spec,
+            self.reward,
+            self.pool,
+            functions=self.functions,
+            function_limit_s=self.function_limit_s,
+            group=task.lease.lease_id,
+            on_tick=tick,
+        )
+
+    def _check_functions(self, functions: WorkerPool) -> None:
+        for index, component in enumerate(self.reward.components):
+            if component.function is None:
+                continue
+            call = Call("evaluator.graders.user_function:check", {"path": component.function}, 60.0, "wall")
+            try:
+                functions.submit(call).result()
+            except CallFailed as error:
+                raise UserError(
+                    f"reward.components[{index}].function = {component.function!r} cannot be used: {error}"
+                ) from None
+
+
+class Desk:
+    """Grades one group at a time."""
+
+    def __init__(self, client: BrokerClient, graders: Graders, stop: StopFlag, health: Health) -> None:
+        self._client, self._graders, self._stop, self._health = client, graders, stop, health
+
+    def work(self) -> None:
+        """lease -> grade -> submit until a stop is asked for; RunFailure when this process cannot go on."""
+        try:
+            while not self._stop:
+                envelope = self._lease()
+                if envelope is not None:
+                    self._handle(envelope)
+        except BaseException:
+            self._stop.set()  # the other desks must not wait for work that this process cannot do
+            raise
+
+    def _lease(self) -> Envelope | None:
+        """A lease, or None if there is no work within POLL_S."""
+        try:
+            envelope = self._ask(LeaseWork(kind="grade", wait_s=POLL_S))
+        except BrokerUnavailable as error:
+            if self._stop:
+                return None
+            raise RunFailure(f"no broker to lease work from: {error}") from None
+        if isinstance(envelope.header, Refused):
+            raise RunFailure(f"the broker refuses to lease work: {envelope.header.code}: {envelope.header.detail}")
+        return envelope if isinstance(envelope.header, Lease) else None
+
+    def _handle(self, envelope: Envelope) -> None:
+        lease = envelope.header
+        assert isinstance(lease, Lease)
+        begin = time.perf_counter()
+        with metrics.LEASES.track_inprogress():
+            try:
+                verdicts = self._graders.grade(Task(envelope), LeaseKeeper(self._client, lease), self._stop)
+            except LeaseLost as error:
+                metrics.GROUPS.labels("lost").inc()
+                log.info("%s; verdicts discarded", error)
+            except Stopping:
+                self._give_back(lease, failed=False, reason="evaluator stopping")
+            except (CallFailed, WireError) as error:
+                self._give_back(lease, failed=not self._stop, reason=str(error))
+                self._health.failed(str(error), self._stop)
+            else:
+                metrics.GROUP_SECONDS.observe(time.perf_counter() - begin)
+                self._submit(lease, verdicts)
+                self._health.succeeded()
+
+    def _submit(self, lease: Lease, verdicts: list[Verdict]) -> None:
+        header = SubmitVerdicts(lease_id=lease.lease_id, token=lease.token, task_id=lease.task_id, verdicts=verdicts)
+        reply = self._deliver(header, lease)
+        if reply is None:
+            return
+        if isinstance(reply, Refused):
+            metrics.GROUPS.labels("refused").inc()
+            log.warning("task %s: verdicts refused: %s: %s", lease.task_id, reply.code, reply.detail)
+            return
+        metrics.GROUPS.labels("submitted").inc()
+        for verdict in verdicts:
+            metrics.VERDICTS.labels(verdict.outcome).inc()
+            metrics.ROLLOUT_SECONDS.observe(verdict.wall_s)
+
+    def _give_back(self, lease: Lease, *, failed: bool, reason: str) -> None:
+        metrics.GROUPS.labels("failed" if failed else "drained").inc()
+        if failed:
+            metrics.FAILURES.inc()
+            log.error("task %s returned ungraded (attempt %d): %s", lease.task_id, lease.attempt, reason)
+        self._deliver(
+            ReturnLease(lease_id=lease.lease_id, token=lease.token, failed=failed, reason=reason[:512]), lease
+        )
+
+    def _deliver(self, header: Header, lease: Lease) -> Header | None:
+        """Keep a message until it is answered; None at a stop without an answer, RunFailure after SUBMIT_GIVE_UP_S."""
+        give_up = time.monotonic() + SUBMIT_GIVE_UP_S
+        while True:
+            try:
+                return self._ask(header).header
+            except BrokerUnavailable as error:
+                if self._stop:
+                    log.warning("task %s: stopping, result not acknowledged: %s", lease.task_id, error)
+                    return None
+                if time.monotonic() > give_up:
+                    raise RunFailure(f"task {lease.task_id}: result not acknowledged: {error}") from None
+                log.warning("task %s: result not acknowledged yet, sent again: %s", lease.task_id, error)
+
+    def _ask(self, header: Header) -> Envelope:
+        """The broker's reply. Once a stop was asked for, wait STOP_GRACE_S at most: the broker may be gone already."""
+        reply = self._client.call(header)
+        grace_ends: float | None = None
+        while True:
+            done, _ = wait([reply], timeout=TICK_S)
+            if done:
+                return reply.result()
+            if self._stop:
+                grace_ends = grace_ends or time.monotonic() + STOP_GRACE_S
+                if time.monotonic() > grace_ends:
+                    raise BrokerUnavailable(f"no reply within {STOP_GRACE_S:g} s of the stop")
+
+
+class Health:
+    """Failures in a row over all desks."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_a_row = 0
+
+    def succeeded(self) -> None:
+        """A group was graded."""
+        with self._lock:
+            self._in_a_row = 0
+
+    def failed(self, reason: str, stop: StopFlag) -> None:
+        """Pause after a failure; RunFailure when there were too many without a success between them."""
+        with self._lock:
+            self._in_a_row += 1
+            count = self._in_a_row
+        if count >= MAX_FAILURES_IN_A_ROW and not stop:
+            raise RunFailure(f"{count} groups in a row could not be graded; the last: {reason}")
+        stop.wait(min(0.1 * 2.0**count, MAX_PAUSE_S))
+
+
+def run(process: Process) -> None:
+    """Grade until asked to stop. UserError for a reward that cannot be computed, RunFailure without a broker."""
+    with Graders(process.config) as graders:
+        endpoint = wait_for_endpoint(process.paths, "evaluator")
+        with BrokerClient(endpoint, "evaluator", process.name) as client:
+            try:
+                client.hello()
+            except BrokerUnavailable as error:
+                raise RunFailure(str(error)) from None
+            health = Health()
+            num_desks = process.config.evaluator.max_concurrent_groups
+            log.info("grading up to %d groups at once in %d workers", num_desks, len(graders.pool.pids))
+            with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as desks:
+                work = [desks.submit(Desk(client, graders, process.stop, health).work) for _ in range(num_desks)]
+                done, _ = wait(work, return_when=FIRST_EXCEPTION)
+            for desk in done:
+                desk.result()
+
+
+def _start(size: int, warm: list[str], memory_bytes: int | None = GRADER_MEMORY_BYTES) -> WorkerPool:
+    try:
+        return WorkerPool(size, warm=warm, memory_bytes=memory_bytes)
+    except CallFailed as error:
+        raise RunFailure(f"the graders do not work here: {error}") from None
