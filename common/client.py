@@ -181,6 +181,8 @@ class BrokerClient:
                     socket.close()
                     socket = self._connect()
                     now = time.monotonic()
+                    # The broker knows incarnations by socket identity: say who is back (the reply, id 0, is ignored).
+                    send_frames(socket, encode(self._hello))
                     for item in pending.values():
                         item.sent_at = now
                         item.attempts += 1

@@ -8,6 +8,7 @@ same resolved YAML (`runs/NAME/config.yaml`), so what one process believes, all 
 from __future__ import annotations
 
 import difflib
+import re
 import types
 import typing
 from pathlib import Path
@@ -19,10 +20,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from common.errors import UserError
 
 
-class Section(BaseModel):
-    """Base of every section: immutable, unknown keys refused."""
+_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+class Section(BaseModel):
+    """Base of every section: immutable, unknown keys refused. `run.name=7` and `actor.cpu_threads=0` mean strings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
 class RunSection(Section):
@@ -67,7 +71,7 @@ class DataSection(Section):
 class RolloutSection(Section):
     """How completions are sampled."""
 
-    group_size: int = Field(16, ge=2, le=1024, description="G, rollouts per task (R1: 16).")
+    group_size: int = Field(16, ge=2, le=256, description="G, rollouts per task (R1: 16).")
     max_tokens: int = Field(1024, ge=1, description="Longest completion, tokens.")
     temperature: float = Field(1.0, gt=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -319,7 +323,8 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise UserError(f"{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        problem = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UserError(f"{where}: not valid YAML: {problem}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys, found {type(tree).__name__}")
     return tree
@@ -332,7 +337,8 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
     try:
         value = _yaml_scalar(text)
     except yaml.YAMLError as error:
-        raise UserError(f"override {override!r}: the value is not valid YAML: {error}") from None
+        problem = " ".join(str(error).split())
+        raise UserError(f"override {override!r}: the value is not valid YAML: {problem}") from None
     *parents, last = key.split(".")
     node = tree
     for parent in parents:
@@ -346,14 +352,10 @@ def _apply_override(tree: dict[str, Any], override: str) -> str:
 
 
 def _yaml_scalar(text: str) -> Any:
-    """YAML value of an override. YAML 1.1 reads `1e-6` as a string; a person means a number."""
-    value = yaml.safe_load(text) if text else ""
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c.isdigit() for c in value) else value
-        except ValueError:
-            return value
-    return value
+    """YAML value of an override. YAML 1.1 reads `1e-6` as a string; a person means a number (quoted: a string)."""
+    if _SCIENTIFIC.fullmatch(text):
+        return float(text)
+    return yaml.safe_load(text) if text else ""
 
 
 def _explain(error: ValidationError, path: Path, origins: dict[str, str]) -> str:

@@ -11,7 +11,7 @@ Sockets, one per role, so that a peer cannot speak another role's part:
     evaluator  -> broker   Hello LeaseWork(grade) Renew SubmitVerdicts ReturnLease
     monitor    -> broker   Hello GetStatus
     actor      -> learner  Join Pull Ready Received Applied Leave     (the weights control socket)
-    learner    -> actor    Snapshot Propose Begin Commit Abort
+    learner    -> actor    Snapshot Propose Begin Commit Abort, NoWork Refused (replies to Pull)
 """
 
 from __future__ import annotations
@@ -287,10 +287,15 @@ class Join(Header):
 
 
 class Pull(Header):
-    """A joining actor asks for a chunk of the latest published weights (late joiners never delay a step)."""
+    """An actor asks for a chunk of the latest published weights (late joiners never delay a step).
+
+    At offset 0 it says what it has; NoWork means that there is nothing newer, which makes it *current*. A current
+    actor goes on asking once a second: that is how it notices a missed epoch or a restarted learner (Refused: join).
+    """
 
     type: Literal["pull"] = "pull"
     version: Version | None = None
+    have: Version | None = None
     offset: Count = 0
     max_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
 
@@ -326,6 +331,7 @@ class Ready(Header):
 
     type: Literal["ready"] = "ready"
     epoch: Count
+    version: Version
     incarnation: Name
 
 

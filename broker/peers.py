@@ -1,0 +1,75 @@
+"""Who is connected: process incarnations, the socket identities they speak over, and which learner is the learner.
+
+A client that lost its connection comes back over a fresh socket identity and says Hello again; the old identity then
+no longer counts, so that requests still queued from it cannot act behind its owner's back. A new incarnation of the
+learner replaces the old one for good.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+
+from broker.records import Peer, Refusal, Request
+from common.messages import Hello, Role
+
+MAX_PEERS = 4096
+MAX_RETIRED = 1024
+
+
+class Peers:
+    """Introduced peers by socket identity, least recently seen first; the most idle go when there are too many."""
+
+    def __init__(self) -> None:
+        self._peers: OrderedDict[tuple[Role, bytes], Peer] = OrderedDict()
+        self._identity: dict[tuple[Role, str], bytes] = {}
+        self._retired: OrderedDict[str, None] = OrderedDict()
+        self.learner: str | None = None
+
+    def __len__(self) -> int:
+        return len(self._peers)
+
+    def recent(self) -> Iterable[Peer]:
+        """All peers, most recently seen first."""
+        return reversed(self._peers.values())
+
+    def seen(self, role: Role, peer: bytes, now: float) -> Peer | None:
+        """The peer behind an identity, if it was introduced."""
+        known = self._peers.get((role, peer))
+        if known is not None:
+            known.last_seen = now
+            self._peers.move_to_end((role, peer))
+        return known
+
+    def note_version(self, request: Request, version: int) -> None:
+        """Remember which weights an actor says it holds."""
+        self._peers[request.role, request.peer].version = version
+
+    def introduce(self, role: Role, peer: bytes, hello: Hello, now: float) -> bool:
+        """Register a Hello; True if a learner has (re)started with it. Refusal("stale") for a replaced learner."""
+        if hello.incarnation in self._retired:
+            raise Refusal(
+                "stale", f"learner {hello.name} ({hello.incarnation}) was replaced by a newer incarnation; stop it"
+            )
+        old = self._identity.get((role, hello.incarnation))
+        if old is not None:
+            self._peers.pop((role, old), None)
+        self._peers[(role, peer)] = Peer(role, hello.name, hello.incarnation, now)
+        self._identity[(role, hello.incarnation)] = peer
+        if len(self._peers) > MAX_PEERS:
+            (old_role, _), idle = self._peers.popitem(last=False)
+            self._identity.pop((old_role, idle.incarnation), None)
+        if role != "learner" or self.learner == hello.incarnation:
+            return False
+        if self.learner is not None:
+            self._retire(self.learner)
+        self.learner = hello.incarnation
+        return True
+
+    def _retire(self, incarnation: str) -> None:
+        identity = self._identity.pop(("learner", incarnation), None)
+        if identity is not None:
+            self._peers.pop(("learner", identity), None)
+        self._retired[incarnation] = None
+        if len(self._retired) > MAX_RETIRED:
+            self._retired.popitem(last=False)

@@ -1,0 +1,180 @@
+"""The broker's shell: one ROUTER socket per role around the state machine.
+
+One thread, one loop, poll and drain (3.3x faster than asyncio here). Whatever a peer sends, the broker goes on: what
+cannot be decoded is counted and refused, a reply whose receiver is gone is counted and its lease goes back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+import uuid
+from types import TracebackType
+
+import msgpack
+import zmq
+
+from broker.metrics import BrokerCollector
+from broker.records import Reply
+from broker.state import State
+from common.cli import Process
+from common.client import configure_socket, send_frames
+from common.config import BrokerSection, RunConfig
+from common.errors import UserError, WireError
+from common.lifecycle import StopFlag, write_atomic
+from common.messages import Refused, Role
+from common.metrics import REGISTRY
+from common.wire import MAX_FRAMES, MAX_HEADER_BYTES, decode, encode
+
+log = logging.getLogger(__name__)
+
+ROLES: tuple[Role, ...] = ("learner", "actor", "evaluator", "monitor")
+MAX_MESSAGES_PER_ROUND = 1000
+MAX_POLL_S = 0.2
+METRICS_EVERY_S = 0.5
+
+
+def run(process: Process) -> None:
+    """Bind, write endpoints.json, serve until asked to stop, remove endpoints.json again."""
+    process.paths.endpoints.unlink(missing_ok=True)  # of an earlier broker in this directory
+    with Server(process.config) as server:
+        write_atomic(process.paths.endpoints, json.dumps(server.endpoints))
+        log.info("serving %s", ", ".join(f"{role} at {url}" for role, url in server.endpoints.items()))
+        REGISTRY.register(server.collector)
+        try:
+            server.serve(process.stop)
+        finally:
+            process.paths.endpoints.unlink(missing_ok=True)
+            REGISTRY.unregister(server.collector)
+    log.info("stopped")
+
+
+class Server:
+    """Sockets, bound on construction, and the loop that serves them. UserError when an address cannot be bound."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._max_total_bytes = config.broker.max_message_bytes
+        self.state = State(config, incarnation=uuid.uuid4().hex, now=time.monotonic())
+        self.collector = BrokerCollector()
+        self.num_undecodable = 0
+        self.num_undeliverable = 0
+        self.endpoints: dict[Role, str] = {}
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._sockets: dict[Role, zmq.Socket[bytes]] = {}
+        try:
+            for role in ROLES:
+                self._sockets[role], self.endpoints[role] = _bind(self._context, role, config.broker)
+        except UserError:
+            self.close()
+            raise
+
+    def __enter__(self) -> Server:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all sockets; what has not been sent is dropped, its receivers ask again."""
+        for socket in self._sockets.values():
+            socket.close(0)
+        self._context.destroy(0)
+
+    def serve(self, stop: StopFlag) -> None:
+        """Consumes requests of all roles; waits for any of them, the next lease or long-poll deadline, or 0.2 s; is
+        unblocked by a message, a deadline or `stop`; produces one reply per request, and a metrics snapshot."""
+        poller = zmq.Poller()
+        for socket in self._sockets.values():
+            poller.register(socket, zmq.POLLIN)
+        refreshed = 0.0
+        while not stop:
+            ready = dict(poller.poll(self._patience_ms()))
+            for role, socket in self._sockets.items():
+                if socket in ready:
+                    self._drain(role, socket)
+            self._perform(self.state.tick(time.monotonic()))
+            if time.monotonic() - refreshed > METRICS_EVERY_S:
+                refreshed = time.monotonic()
+                self.collector.refresh(
+                    self.state, refreshed, refused=self.num_undecodable, undeliverable=self.num_undeliverable
+                )
+
+    def _patience_ms(self) -> int:
+        deadline_s = self.state.next_deadline(time.monotonic())
+        return int(1000 * min(MAX_POLL_S, MAX_POLL_S if deadline_s is None else deadline_s)) + 1
+
+    def _drain(self, role: Role, socket: zmq.Socket[bytes]) -> None:
+        """Serve what has arrived, but no more than a round's worth: deadlines must be kept under load, too. What is in
+        the queue comes before the tick, so a renewal that waited for a busy broker still counts."""
+        for _ in range(MAX_MESSAGES_PER_ROUND):
+            try:
+                peer, *frames = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                envelope = decode(frames, max_total_bytes=self._max_total_bytes)
+            except WireError as error:
+                self._refuse(peer, role, frames, error)
+                continue
+            self._perform(self.state.handle(peer, role, envelope, time.monotonic()))
+
+    def _perform(self, replies: list[Reply]) -> None:
+        """Send replies; what an unreachable peer leaves behind may become another peer's reply."""
+        while replies:
+            failed = []
+            for reply in replies:
+                try:
+                    send_frames(self._sockets[reply.role], [reply.peer, *encode(reply.header, reply.payload)])
+                except zmq.ZMQError as error:
+                    if error.errno != zmq.EHOSTUNREACH:
+                        raise
+                    self.num_undeliverable += 1
+                    failed.append(reply)
+            replies = []
+            for reply in failed:
+                replies += self.state.undelivered(reply, time.monotonic())
+
+    def _refuse(self, peer: bytes, role: Role, frames: list[bytes], error: WireError) -> None:
+        """Count a message that breaks the wire contract; tell its sender if it left a request id to answer to."""
+        self.num_undecodable += 1
+        log.warning("message on the %s socket refused: %s", role, str(error)[:300])
+        request_id = _request_id(frames)
+        if request_id is not None:
+            header = Refused(request_id=request_id, code="invalid", detail=str(error)[:512])
+            self._perform([Reply(peer, role, header)])
+
+
+def _bind(context: zmq.Context[zmq.Socket[bytes]], role: Role, config: BrokerSection) -> tuple[zmq.Socket[bytes], str]:
+    socket = context.socket(zmq.ROUTER)
+    configure_socket(socket)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
+    port = config.ports.get(role, 0)
+    try:
+        socket.bind(f"tcp://{config.host}:{port or '*'}")
+    except zmq.ZMQError as error:
+        socket.close(0)
+        if error.errno == zmq.EADDRINUSE:
+            raise UserError(
+                f"broker.ports.{role} = {port}: the port is in use; choose another, or 0 for a free one"
+            ) from None
+        if port and error.errno == 13:  # EACCES, for ports below 1024
+            raise UserError(f"broker.ports.{role} = {port}: not allowed; choose a port above 1023") from None
+        raise UserError(f"broker.host = {config.host}: cannot bind there ({error}); name a local address") from None
+    bound = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
+    host = "127.0.0.1" if config.host in ("0.0.0.0", "*") else config.host
+    return socket, f"tcp://{host}:{bound}"
+
+
+def _request_id(frames: list[bytes]) -> int | None:
+    """The request id of an otherwise unacceptable message, if its header is a map that has one."""
+    if not frames or len(frames[0]) > MAX_HEADER_BYTES or len(frames) > MAX_FRAMES + 1:
+        return None
+    with contextlib.suppress(ValueError, TypeError, AttributeError, msgpack.UnpackException):  # garbage
+        header = msgpack.unpackb(frames[0], raw=False, strict_map_key=True)
+        request_id = header.get("request_id")
+        if type(request_id) is int and request_id >= 0:
+            return request_id
+    return None

@@ -1,0 +1,28 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+
+
+@pytest.fixture
+def no_leaked_processes() -> Iterator[None]:
+    """Fails if a test leaves child processes behind that were not there before; ends those it finds."""
+    me = psutil.Process()
+    before = {child.pid for child in me.children(recursive=True)}
+    yield
+    deadline = time.monotonic() + 5
+    while True:
+        left = [child for child in me.children(recursive=True) if child.pid not in before]
+        alive = [child for child in left if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+        if not alive or time.monotonic() > deadline:
+            break
+        psutil.wait_procs(alive, timeout=0.1)
+    names = [f"{child.pid} {' '.join(child.cmdline()[:6])}" for child in alive]
+    for child in alive:
+        child.kill()
+    assert not names, f"processes left behind: {names}"
