@@ -1,0 +1,111 @@
+"""Owns the policy network: a transformers model, sharded with FSDP2, that scores completion tokens.
+
+Master weights are float32; with `learner.dtype: bfloat16` each block is gathered and computed in bfloat16 and gradients
+are reduced in float32. One rank takes the same path. The model's `forward` is replaced by one that ends in our chunked
+head, because only a forward called through the root lets FSDP gather what the root owns (embedding, norm, head).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from common.config import LearnerSection
+from common.errors import UserError
+from learner import attention
+from learner.attention import PackedLayout
+from learner.head import token_logprobs
+from learner.packing import MicroBatch
+from learner.ranks import Ranks
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Policy:
+    """A causal language model over packed sequences. `module` is the transformers model (for weights and saving)."""
+
+    def __init__(self, module: nn.Module, vocab_size: int) -> None:
+        self.module = module
+        self.vocab_size = vocab_size
+
+    def logprobs(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Log-probabilities float32[T] of the micro-batch's completion tokens, with gradients, and entropies (nats)."""
+        layout = PackedLayout.of(batch.lengths, batch.token_ids_S.device)
+        logprobs, entropy = self.module(batch, layout, temperature)
+        return logprobs, entropy
+
+    def copy_from(self, other: Policy) -> None:
+        """Take over the weights of a policy sharded the same way."""
+        for own in self.module.modules():
+            if isinstance(own, FSDPModule):
+                own.reshard()  # else a block that is still gathered would go on with its old weights
+        with torch.no_grad():
+            for target, source in zip(self.module.parameters(), other.module.parameters(), strict=True):
+                _local(target).copy_(_local(source))
+
+
+def load_policy(source: str | Path, config: LearnerSection, ranks: Ranks, *, trainable: bool = True) -> Policy:
+    """Load a Hugging Face directory or hub name and shard it over `ranks`.
+
+    A policy that is not trainable (the reference) is held in the compute type and without gradients. UserError when the
+    model is missing, is no causal language model, or does something to its logits that our head would leave out.
+    """
+    compute = _DTYPES[config.dtype]
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            source, dtype=torch.float32 if trainable else compute, attn_implementation=attention.NAME
+        )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model {str(source)!r} cannot be loaded: {reason}") from None
+    assert isinstance(model, PreTrainedModel)
+    _check_supported(model, source)
+    model.to(ranks.device)
+    model.train(trainable)
+    model.requires_grad_(trainable)
+    vocab_size = int(model.get_input_embeddings().weight.shape[0])
+    model.forward = MethodType(_forward, model)
+    _shard(model, compute if trainable else torch.float32, ranks)
+    return Policy(model, vocab_size)
+
+
+def _check_supported(model: PreTrainedModel, source: str | Path) -> None:
+    head = model.get_output_embeddings()
+    if head is None or getattr(head, "bias", None) is not None:
+        raise UserError(f"model {str(source)!r} ({type(model).__name__}): a head without bias is needed")
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(model.config, name, None) not in (None, 1, 1.0):
+            raise UserError(f"model {str(source)!r}: {name} is not supported by the learner's head")
+
+
+def _shard(model: PreTrainedModel, compute: torch.dtype, ranks: Ranks) -> None:
+    """One FSDP group for each decoder block, and one for the rest. Gradients are summed, not averaged."""
+    policy = MixedPrecisionPolicy()
+    if compute != torch.float32:
+        policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
+    blocks = set(model._no_split_modules or ())
+    sharded: list[FSDPModule] = []
+    for module in [*(m for m in model.modules() if type(m).__name__ in blocks), model]:
+        sharded.append(fully_shard(module, mesh=ranks.mesh, mp_policy=policy))
+    for part in sharded:
+        part.set_gradient_divide_factor(1.0)  # losses carry the step's denominators already
+        part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+
+
+def _forward(model: Any, batch: MicroBatch, layout: PackedLayout, temperature: float) -> tuple[Tensor, Tensor]:
+    output = model.get_decoder()(
+        input_ids=batch.token_ids_S[None], position_ids=batch.positions_S[None], use_cache=False, packed=layout
+    )
+    hidden_T = output.last_hidden_state[0].index_select(0, batch.predict_at_T)
+    return token_logprobs(hidden_T, model.get_output_embeddings().weight, batch.targets_T, temperature)
+
+
+def _local(parameter: Tensor) -> Tensor:
+    to_local = getattr(parameter, "to_local", None)
+    return parameter if to_local is None else to_local()

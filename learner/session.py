@@ -1,0 +1,132 @@
+"""Owns rank 0's dealings with the broker and the actors: everything of the loop that only one rank does.
+
+hello -> (top_up -> take -> publish -> release)*          evaluations beside it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from common.cli import Process
+from common.client import BrokerClient
+from common.errors import RunFailure
+from common.lifecycle import record_event, wait_for_endpoint
+from common.messages import Ack, Publish, Release, StatusReport
+from learner.batch import TakenGroup
+from learner.checkpoint import TrainingState
+from learner.evaluation import EvaluationDesk, EvaluationFigures, event_fields
+from learner.feed import REPLY_TIMEOUT_S, ProblemFile, TaskFeed
+from learner.intake import GroupIntake, get_status
+
+log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """What the loop needs of `learner.weights.WeightPublisher`."""
+
+    @property
+    def endpoint(self) -> str:
+        """Address of the control socket that actors join."""
+
+    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> Any:
+        """Hand `version` to the actors; blocking, bounded in time, not upset by an actor's death."""
+
+    def close(self) -> None:
+        """Stop answering actors."""
+
+
+class BrokerSession:
+    """A registered learner: task feed, group intake, publishes, evaluations."""
+
+    def __init__(
+        self, process: Process, publisher: Publisher, state: TrainingState, version: int, vocab_size: int
+    ) -> None:
+        """Say hello to the broker as the learner of `version`; RunFailure when it is not there in time."""
+        config, self.paths = process.config, process.paths
+        self.config, self.publisher = config, publisher
+        endpoint = wait_for_endpoint(process.paths, "learner")
+        self.client = BrokerClient(
+            endpoint,
+            "learner",
+            process.name,
+            vocab_size=vocab_size,
+            version=version,
+            weights_endpoint=publisher.endpoint,
+        )
+        self.client.hello()
+        data = process.paths.root / "data"
+        idle_limit_s = config.actor.startup_timeout_s + config.broker.generate_lease_s
+        self.feed = TaskFeed(
+            self.client,
+            config,
+            ProblemFile(data / "train.jsonl"),
+            cursor=state.cursor,
+            outstanding=state.outstanding,
+        )
+        self.num_steps_left = config.learner.max_steps - state.step
+        self.intake = GroupIntake(self.client, self.feed, config.learner, refill=self.top_up, idle_limit_s=idle_limit_s)
+        self.evaluations = EvaluationDesk(
+            self.client, config, ProblemFile(data / "eval.jsonl"), idle_limit_s=idle_limit_s
+        )
+        self.finished_evaluations: list[EvaluationFigures] = []
+
+    def close(self) -> None:
+        """Leave the broker."""
+        self.client.close()
+
+    def top_up(self) -> None:
+        """Admit tasks as far as credit goes, and never more than can still be trained on."""
+        self.feed.top_up(self.num_steps_left * self.config.learner.groups_per_step)
+
+    def poll_groups(self, version: int, wait_s: float) -> bool:
+        """Wait for the groups of one step; True once they are here. Collects evaluations meanwhile."""
+        self.poll_evaluations(0.0)
+        return self.intake.poll(self.config.learner.groups_per_step, version, wait_s)
+
+    def poll_evaluations(self, wait_s: float) -> bool:
+        """Collect evaluations; True when none is under way any more."""
+        for figures in self.evaluations.poll(wait_s) if self.evaluations.pending else []:
+            record_event(self.paths, "evaluation", **event_fields(figures))
+            self.finished_evaluations.append(figures)
+            log.info("evaluation %s of step %d: %s", figures.label, figures.step, figures)
+        return not self.evaluations.pending
+
+    def take_finished_evaluations(self) -> list[EvaluationFigures]:
+        """Evaluations completed since the last call."""
+        finished, self.finished_evaluations = self.finished_evaluations, []
+        return finished
+
+    def announce(self, version: int) -> None:
+        """Tell the broker that actors have `version`; credit comes back, what is too old is swept."""
+        header = self.client.request(Publish(version=version), timeout_s=REPLY_TIMEOUT_S).header
+        if not isinstance(header, StatusReport):
+            raise RunFailure(f"the broker refused version {version}: {header!r}")
+        self.intake.drop_dead_letters(header.status)
+        self.evaluations.drop_dead_letters(header.status)
+
+    def release(self, groups: list[TakenGroup]) -> None:
+        """These groups are trained on."""
+        ids = [group.task_id for group in groups]
+        header = self.client.request(Release(task_ids=ids, outcome="trained"), timeout_s=REPLY_TIMEOUT_S).header
+        if not isinstance(header, Ack):
+            raise RunFailure(f"the broker refused the release of trained groups: {header!r}")
+        self.feed.finished(ids)
+
+    def status(self) -> dict[str, Any]:
+        """The broker's status."""
+        return get_status(self.client)
+
+
+PublisherFactory = Callable[[Process], Publisher]
+
+
+def weight_publisher(process: Process) -> Publisher:
+    """The real publisher, over the run's weight backend."""
+    from learner.weights import WeightPublisher
+
+    publisher: Publisher = WeightPublisher(process.config, host=process.config.weights.host)
+    return publisher

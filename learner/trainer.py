@@ -1,0 +1,126 @@
+"""Owns one optimizer step: micro-batches through policy and loss, gradients summed over ranks, then AdamW."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from common.config import RunConfig
+from learner.batch import TrainingBatch
+from learner.loss import STATS, LossConfig, policy_loss
+from learner.model import Policy, load_policy
+from learner.optimizer import Optimizer, learning_rate
+from learner.packing import MicroBatch, pack, plan_microbatches
+from learner.ranks import Ranks
+
+
+@dataclass(frozen=True)
+class StepFigures:
+    """What a step reports, over all ranks. Means are over the tokens that count."""
+
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    entropy: float
+    ratio: float
+    clip_low: float
+    clip_high: float
+    kl: float | None
+    """Mean k3 against the reference; None without one."""
+    num_fed_tokens: int
+    num_microbatches: int
+    pack_s: float
+    train_s: float
+
+
+class Trainer:
+    """Policy, optional reference, optimizer. The same on every rank; `step` is collective."""
+
+    def __init__(self, config: RunConfig, source: str | Path, ranks: Ranks) -> None:
+        learner = config.learner
+        self.config, self.ranks = config, ranks
+        torch.manual_seed(config.seed)
+        self.policy = load_policy(source, learner, ranks)
+        self.reference: Policy | None = None
+        if learner.loss.kl_coef > 0:
+            self.reference = load_policy(source, learner, ranks, trainable=False)
+        self.loss_config = LossConfig(**learner.loss.model_dump())
+        self.optimizer = Optimizer(
+            self.policy.module,
+            betas=learner.betas,
+            weight_decay=learner.weight_decay,
+            max_grad_norm=learner.max_grad_norm,
+        )
+
+    def refresh_reference(self) -> None:
+        """The reference becomes the policy of now (R1: every 400 steps, and at the start of a stage)."""
+        if self.reference is not None:
+            self.reference.copy_from(self.policy)
+
+    def step(self, batch: TrainingBatch, step: int, *, where: str = "") -> StepFigures:
+        """Optimizer step number `step` (from 0) on `batch`; RunFailure, before any update, if it is not finite."""
+        began = time.perf_counter()
+        learner = self.config.learner
+        plan = plan_microbatches(batch.sequences.fed_lengths_N, learner.tokens_per_microbatch, self.ranks.size)
+        microbatches = [pack(batch.sequences, part, self.ranks.device) for part in plan[self.ranks.rank]]
+        packed = time.perf_counter()
+        num_tokens, num_sequences = batch.num_tokens, len(batch.sequences)
+        totals = torch.zeros(len(STATS) + 2, dtype=torch.float64)
+        for microbatch in microbatches:
+            totals += self._accumulate(batch, microbatch, num_sequences, num_tokens)
+        summed = self.ranks.sum(totals).tolist()
+        stats = dict(zip((*STATS, "entropy", "objective"), summed, strict=True))
+        rate = learning_rate(
+            learner.lr_schedule,
+            learner.lr,
+            step=step,
+            progress=step / learner.max_steps,
+            warmup_steps=learner.warmup_steps,
+        )
+        norm = self.optimizer.step(rate, stats["objective"], where=where)
+        if learner.reference_refresh_steps is not None and (step + 1) % learner.reference_refresh_steps == 0:
+            self.refresh_reference()
+        count = max(stats["num_tokens"], 1.0)
+        return StepFigures(
+            loss=stats["objective"],
+            grad_norm=norm,
+            learning_rate=rate,
+            entropy=stats["entropy"] / count,
+            ratio=stats["ratio"] / count,
+            clip_low=stats["clip_low"] / count,
+            clip_high=stats["clip_high"] / count,
+            kl=stats["kl"] / count if self.reference is not None else None,
+            num_fed_tokens=int(batch.sequences.fed_lengths_N.sum()),
+            num_microbatches=len(microbatches),
+            pack_s=packed - began,
+            train_s=time.perf_counter() - packed,
+        )
+
+    def _accumulate(self, batch: TrainingBatch, microbatch: MicroBatch, num_sequences: int, num_tokens: int) -> Tensor:
+        """Add a micro-batch's gradients; its statistics as float64[len(STATS) + 2] (then entropy, objective)."""
+        device, temperature = self.ranks.device, self.config.rollout.temperature
+        places_T = microbatch.completion_index_T.cpu()
+        mask_T = batch.loss_mask_T[places_T].to(device)
+        reference_T = None
+        if self.reference is not None:
+            with torch.no_grad():
+                reference_T, _ = self.reference.logprobs(microbatch, temperature)
+        logprobs_T, entropy_T = self.policy.logprobs(microbatch, temperature)
+        loss, stats = policy_loss(
+            logprobs_T,
+            batch.behavior_logprobs_T[places_T].to(device),
+            batch.advantages_N[microbatch.sequences].to(device),
+            microbatch.sequence_ids_T,
+            mask_T,
+            self.loss_config,
+            reference_logprobs_T=reference_T,
+            num_sequences=num_sequences,
+            num_tokens=num_tokens,
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        entropy = torch.where(mask_T, entropy_T, 0.0).sum()
+        return torch.stack([*(stats[name] for name in STATS), entropy, loss.detach()]).double().cpu()
