@@ -1,0 +1,286 @@
+"""The control socket: a ROUTER that actors talk to, owned by one background thread.
+
+    actors --Join Pull Ready Received Applied Leave--> [ROUTER] --> Epochs.handle --> actions --> [ROUTER] --> actors
+    publish() --Requested--> inbox -->                                            \\--> broadcast thread --> inbox
+
+Because the thread is its own, actors join and pull at any time, also while the learner trains.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+import uuid
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import zmq
+
+from common.client import configure_socket, send_frames
+from common.errors import RunFailure, WireError
+from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull, Ready, Received
+from common.messages import Begin as BeginMessage
+from common.messages import Snapshot as SnapshotMessage
+from common.wire import Array, decode, encode
+from learner.weights import events
+from learner.weights.epochs import Epochs
+from learner.weights.transport import Channel, Snapshot, Staged, TransferFailed, Transport
+
+log = logging.getLogger(__name__)
+
+_POLL_MS = 100
+_MAX_REQUEST_BYTES = 1 << 20
+_SPARE_S = 10.0
+"""publish() waits this much longer than the state machine's own bound before it believes the thread dead."""
+
+
+@dataclass
+class _Pulling:
+    """A peer in the middle of a pull keeps the snapshot that it began with."""
+
+    snapshot: Snapshot
+    last_asked: float
+
+
+class ControlServer:
+    """Shell of `Epochs`. `endpoint` is what actors connect to."""
+
+    def __init__(
+        self, epochs: Epochs, transport: Transport, *, host: str, port: int, prefix: str, transfer_timeout_s: float
+    ) -> None:
+        self._epochs = epochs
+        self._transport = transport
+        self._prefix = prefix
+        self._transfer_timeout_s = transfer_timeout_s
+        self._inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
+        self._staged: Staged | None = None  # being published
+        self._published: Staged | None = None
+        self._pulling: dict[bytes, _Pulling] = {}
+        self._handles: dict[tuple[int, int, bytes], bytes] = {}
+        self._finished: Future[events.Finished] | None = None
+        self._failure: BaseException | None = None
+        self._stop = threading.Event()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._router = context.socket(zmq.ROUTER)
+        configure_socket(self._router)
+        self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self._router.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
+        bound = self._router.bind_to_random_port(f"tcp://{host}") if port == 0 else port
+        if port != 0:
+            self._router.bind(f"tcp://{host}:{port}")
+        self.endpoint = f"tcp://{host}:{bound}"
+        wake = f"inproc://weights-{uuid.uuid4().hex}"
+        self._wake_receive = context.socket(zmq.PULL)
+        self._wake_receive.bind(wake)
+        self._wake_send = context.socket(zmq.PUSH)
+        self._wake_send.connect(wake)
+        self._wake_lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="weights-control", daemon=True)
+        self._thread.start()
+
+    def publish(self, staged: Staged) -> events.Finished:
+        """Run one publish to its end (blocking, bounded). RunFailure only if the control thread itself died."""
+        finished: Future[events.Finished] = Future()
+        self._staged, self._finished = staged, finished
+        self._post(events.Requested(staged.version, staged.digest, staged.layout.total_bytes))
+        bound_s = self._epochs.longest_publish_s + _SPARE_S
+        give_up = time.monotonic() + bound_s
+        while True:
+            try:
+                return finished.result(timeout=1.0)
+            except TimeoutError:
+                if not self._thread.is_alive() or time.monotonic() > give_up:
+                    raise RunFailure(
+                        f"weights: publish of version {staged.version} did not end within {bound_s:.0f} s"
+                        f" ({self._failure or 'the control thread hangs'})"
+                    ) from self._failure
+
+    def close(self) -> None:
+        """Stop the thread and close the sockets."""
+        if self._stop.is_set():
+            return
+        self._stop.set()
+        self._wake()
+        self._thread.join(timeout=5)
+        with self._wake_lock:
+            self._wake_send.close()
+
+    # -------------------------------------------------------------- the thread
+
+    def _run(self) -> None:
+        """Consumes requests and the inbox; waits on both sockets; unblocked by either, or every 0.1 s to tick."""
+        poller = zmq.Poller()
+        poller.register(self._router, zmq.POLLIN)
+        poller.register(self._wake_receive, zmq.POLLIN)
+        try:
+            while not self._stop.is_set():
+                poller.poll(_POLL_MS)
+                self._drain_wakeups()
+                while not self._inbox.empty():
+                    self._handle(self._inbox.get())
+                self._receive()
+                self._handle(events.Tick())
+                self._forget_old_pulls()
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._router.close()
+            self._wake_receive.close()
+
+    def _receive(self) -> None:
+        for _ in range(256):  # then look at the clock again
+            try:
+                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                header = decode(frames, max_total_bytes=_MAX_REQUEST_BYTES).header
+                event = _event(peer, header)
+            except WireError as error:
+                log.warning("weights: message refused: %s", error)
+                continue
+            if isinstance(header, Join):
+                log.info("weights: actor %s joins", header.name)
+            self._handle(event)
+
+    def _handle(self, event: events.Event) -> None:
+        """Feed the machine and carry out its actions; peers that cannot be reached become events."""
+        pending = [event]
+        while pending:
+            for action in self._epochs.handle(pending.pop(0), time.monotonic()):
+                match action:
+                    case events.Tell(peer, message):
+                        if not self._send(peer, message, self._frames(peer, message)):
+                            pending.append(events.Lost(peer))
+                    case events.Serve(peer, pull):
+                        self._serve(peer, pull)
+                    case events.Broadcast():
+                        self._start_broadcast(action)
+                    case events.CloseChannel(epoch):
+                        self._transport.close_channel(epoch)
+                    case events.Finished():
+                        self._finish(action)
+
+    def _frames(self, peer: bytes, message: Header) -> dict[str, Array | bytes]:
+        """Frames that go with a message of the state machine."""
+        staged = self._staged
+        if isinstance(message, Propose):
+            assert staged is not None
+            return {"manifest": staged.layout.manifest()}
+        if isinstance(message, BeginMessage):
+            assert staged is not None
+            key = (message.epoch, message.version, peer)
+            if key not in self._handles:
+                rank = 1 + self._epochs.members.index(peer)
+                self._handles[key] = self._transport.handles(message.epoch, staged, rank)
+            return {"handles": self._handles[key]} if self._handles[key] else {}
+        return {}
+
+    def _send(self, peer: bytes, message: Header, frames: dict[str, Array | bytes]) -> bool:
+        """False if the peer is unreachable."""
+        try:
+            send_frames(self._router, [peer, *encode(message, frames)])
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
+
+    def _start_broadcast(self, action: events.Broadcast) -> None:
+        staged = self._staged
+        assert staged is not None
+        channel = Channel(action.epoch, action.world_size, f"{self._prefix}/{action.epoch}", action.fresh)
+        deadline = time.monotonic() + self._transfer_timeout_s
+
+        def broadcast() -> None:
+            try:
+                self._transport.broadcast(channel, staged, deadline)
+            except TransferFailed as error:
+                self._post(events.BroadcastEnded(channel.epoch, str(error)))
+            else:
+                self._post(events.BroadcastEnded(channel.epoch))
+
+        threading.Thread(target=broadcast, name=f"weights-epoch-{action.epoch}", daemon=True).start()
+
+    def _finish(self, finished: events.Finished) -> None:
+        self._published, self._staged = self._staged, None
+        self._handles.clear()
+        if self._finished is not None:
+            self._finished.set_result(finished)
+            self._finished = None
+
+    # -------------------------------------------------------------- pulls
+
+    def _serve(self, peer: bytes, pull: Pull) -> None:
+        """Answer with a chunk of the newest version, or of the one that this peer began with."""
+        now = time.monotonic()
+        pulling = self._pulling.get(peer)
+        if pulling is None or pull.offset == 0 or pull.version != pulling.snapshot.version:
+            assert self._published is not None
+            snapshot = self._published.snapshot()
+            if snapshot is None:  # being overwritten by the next version: ask again
+                self._send(peer, NoWork(request_id=pull.request_id), {})
+                return
+            pulling = self._pulling[peer] = _Pulling(snapshot, now)
+            pull = pull.model_copy(update={"offset": 0})
+        pulling.last_asked = now
+        snapshot = pulling.snapshot
+        start = min(pull.offset, snapshot.layout.total_bytes)
+        chunk = snapshot.data_B[start : start + pull.max_bytes]
+        header = SnapshotMessage(
+            version=snapshot.version,
+            offset=start,
+            total_bytes=snapshot.layout.total_bytes,
+            digest=snapshot.digest,
+            request_id=pull.request_id,
+        )
+        frames: dict[str, Array | bytes] = {"chunk": np.ascontiguousarray(chunk)}
+        if start == 0:
+            frames["manifest"] = snapshot.layout.manifest()
+        self._send(peer, header, frames)
+        if start + len(chunk) >= snapshot.layout.total_bytes:
+            del self._pulling[peer]
+
+    def _forget_old_pulls(self) -> None:
+        oldest = time.monotonic() - 60.0
+        for peer in [p for p, pulling in self._pulling.items() if pulling.last_asked < oldest]:
+            del self._pulling[peer]
+
+    # -------------------------------------------------------------- from other threads
+
+    def _post(self, event: events.Event) -> None:
+        self._inbox.put(event)
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._wake_lock, contextlib.suppress(zmq.ZMQError):
+            self._wake_send.send(b"", zmq.NOBLOCK)
+
+    def _drain_wakeups(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            while True:
+                self._wake_receive.recv(zmq.NOBLOCK)
+
+
+def _event(peer: bytes, header: Header) -> events.Event:
+    """What a received message means; WireError for messages that have no business here."""
+    match header:
+        case Join(name=name, incarnation=incarnation):
+            return events.Joined(peer, name, incarnation)
+        case Pull():
+            return events.Asked(peer, header)
+        case Ready(epoch=epoch, version=version):
+            return events.ReadyCame(peer, epoch, version)
+        case Received(epoch=epoch, version=version, ok=ok, digest=digest, reason=reason):
+            return events.ReceivedCame(peer, epoch, version, ok, digest, reason)
+        case Applied(version=version):
+            return events.AppliedCame(peer, version)
+        case Leave():
+            return events.Lost(peer)
+        case _:
+            raise WireError(f"{getattr(header, 'type', '?')} has no business on the weights socket")
