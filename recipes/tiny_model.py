@@ -81,6 +81,23 @@ def create_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+SHAPES: dict[str, dict[str, int | bool]] = {
+    "tiny": {},
+    # Qwen2.5-0.5B's widths and vocabulary, random weights: for measuring, not for learning.
+    "0.5b": {
+        "hidden_size": 896,
+        "intermediate_size": 4864,
+        "num_layers": 24,
+        "num_heads": 14,
+        "num_kv_heads": 2,
+        "head_dim": 64,
+        "max_positions": 32_768,
+        "tie_embeddings": True,
+        "vocab_size": 151_936,
+    },
+}
+
+
 def create_tiny_model(
     path: Path,
     *,
@@ -93,15 +110,17 @@ def create_tiny_model(
     head_dim: int = 32,
     max_positions: int = 4096,
     tie_embeddings: bool = False,
+    vocab_size: int | None = None,
 ) -> Path:
     """Write tokenizer, configuration and random float32 weights into the directory `path`, and return `path`.
 
     The same seed gives the same weights; the caller's random state is left as it was. `head_dim` must be one that
-    vLLM's CPU attention supports (32, 64, ...).
+    vLLM's CPU attention supports (32, 64, ...). `vocab_size` adds rows to the embeddings beyond the tokenizer's own
+    tokens, to measure with a real model's vocabulary; default: the tokenizer's, rounded up to 64.
     """
     tokenizer = create_tokenizer()
     config = Qwen3Config(
-        vocab_size=-(-len(tokenizer) // 64) * 64,
+        vocab_size=vocab_size or -(-len(tokenizer) // 64) * 64,
         hidden_size=hidden_size,
         intermediate_size=intermediate_size,
         num_hidden_layers=num_layers,

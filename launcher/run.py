@@ -1,0 +1,105 @@
+"""Owns `zeroq run`: make ready, start the pool, watch until the learner is done, write summary and report."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from common.config import RunConfig
+from common.errors import EXIT_INTERRUPTED, EXIT_OK, ZeroqError
+from common.lifecycle import RunPaths, StopFlag, record_event, register_process
+from launcher.display import Display, make_display
+from launcher.monitor import RunMonitor, RunView
+from launcher.pool import Pool
+from launcher.processes import plan_processes
+from launcher.ready import ReadyRun, ready_run
+from launcher.report import write_report
+from launcher.scale import ActorScale
+from launcher.summary import make_summary, print_summary, write_summary
+
+_POLL_S = 0.1
+
+
+def run_training(config_path: Path, overrides: list[str]) -> int:
+    """Train; returns the exit code. UserError for bad input, RunFailure when the run cannot go on."""
+    started = time.monotonic()
+    with ready_run(config_path, overrides) as ready:
+        _forget_last_start(ready.paths)
+        _announce(ready)
+        return _train(ready, started)
+
+
+def _train(ready: ReadyRun, started: float) -> int:
+    """From the first process to the report."""
+    paths, config = ready.paths, ready.config
+    stop = StopFlag().install()
+    console = Console()
+    register_process(paths, "launcher", "launcher", None)
+    record_event(paths, "phase", name="starting")
+    with RunMonitor(paths) as monitor:
+        result = "failed"
+        try:
+            with Pool(paths, partial(record_event, paths)) as pool:
+                pool.start(plan_processes(config, paths, ready.placement))
+                scale = ActorScale(config, paths, ready.placement)
+                with make_display(config) as display:
+                    finished = watch(pool, monitor, display, scale, stop)
+                result = "finished" if finished else "interrupted"
+                if not finished:
+                    print("stopping: learner, actors, evaluators, broker", flush=True)
+                monitor.final_status()
+        except ZeroqError:
+            with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
+                _conclude(paths, config, monitor.poll_files(), time.monotonic() - started, result)
+            raise
+        summary = _conclude(paths, config, monitor.poll_files(), time.monotonic() - started, result)
+    print_summary(paths, summary, console)
+    return EXIT_OK if result == "finished" else EXIT_INTERRUPTED
+
+
+def watch(pool: Pool, monitor: RunMonitor, display: Display, scale: ActorScale, stop: StopFlag) -> bool:
+    """Look after the processes and show the run; True when the learner has finished, False after a stop signal."""
+    while not stop:
+        if pool.poll():
+            display.update(monitor.poll())
+            return True
+        scale.apply(pool)
+        display.update(monitor.poll())
+        stop.wait(_POLL_S)
+    return False
+
+
+def _conclude(paths: RunPaths, config: RunConfig, view: RunView, wall_s: float, result: str) -> dict[str, object]:
+    """Close the last phase, then write summary.json and report.html; returns the summary."""
+    if view.phase != "done":
+        record_event(paths, "phase", name="stopped")
+    summary = make_summary(paths, config, view, view.status, wall_s, result)
+    write_summary(paths, summary)
+    write_report(paths, summary)
+    return summary
+
+
+def _forget_last_start(paths: RunPaths) -> None:
+    """A run that is continued must not believe the addresses and process records of its last life."""
+    paths.endpoints.unlink(missing_ok=True)
+    (paths.root / "scale.json").unlink(missing_ok=True)
+    shutil.rmtree(paths.processes, ignore_errors=True)
+
+
+def _announce(ready: ReadyRun) -> None:
+    config, data = ready.config, ready.data
+    print(
+        f"run {ready.paths.root}\n"
+        f"  data: {len(data.train)} training problems, {len(data.evaluation)} held out, "
+        f"{len(data.cold_start)} cold-start traces; longest prompt {data.longest_prompt} tokens\n"
+        f"  processes: broker, {config.evaluator.replicas} evaluator(s), {config.actor.replicas} actor(s) on "
+        f"{config.actor.device}, learner with {config.learner.ranks} rank(s) on {config.learner.device}",
+        file=sys.stdout,
+        flush=True,
+    )

@@ -1,0 +1,242 @@
+"""Owns reading problems: JSON-lines files, Hugging Face datasets, reasoning-gym generators, all to `Example`s.
+
+A bad line is an error here, with file and line number, and not an exception of some process an hour later.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.config import FieldMap, ReasoningGymSource
+from common.errors import UserError
+from recipes.model_files import HubUnreachable, is_hub_name
+from recipes.problems import SOURCE as REASONING_GYM
+from recipes.problems import reasoning_gym_problems
+
+MAX_ID_CHARACTERS = 96
+_DEFAULT_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+_GSM8K_ANSWER = re.compile(r"\n#### *(\S.*?)\s*$")
+_GSM8K_CALCULATOR = re.compile(r"<<[^<>]*>>")
+
+
+@dataclass(frozen=True)
+class Example:
+    """One problem. `columns`: the rest of its line, for graders and user reward functions; `where`: its origin."""
+
+    id: str
+    prompt: str
+    answer: str | None
+    solution: str | None
+    where: str
+    columns: dict[str, Any] = field(default_factory=dict)
+    reasoning_gym: dict[str, Any] | None = None
+
+
+def load_examples(
+    source: str | ReasoningGymSource,
+    *,
+    fields: FieldMap | None = None,
+    split: str = "train",
+    training: bool = True,
+    need_answer: bool = True,
+    seed: int = 0,
+    exclude: AbstractSet[str] = frozenset(),
+) -> list[Example]:
+    """All problems of `source`, in its order, without those whose prompt is in `exclude`.
+
+    `training` refuses lines marked eval_only; `need_answer` refuses lines without an answer. Raises UserError naming
+    file, line and remedy; HubUnreachable when only the hub could tell.
+    """
+    if isinstance(source, ReasoningGymSource):
+        return _generate(source, seed, exclude)
+    path = find_file(source)
+    fields = fields or FieldMap()
+    rows = _read_lines(path) if path else _hugging_face_rows(source, split)
+    examples = []
+    seen: dict[str, str] = {}
+    for where, row in rows:
+        example = _example(row, where, fields, training, need_answer)
+        if example.id in seen:
+            raise UserError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; ids must differ")
+        seen[example.id] = where
+        if example.prompt not in exclude:
+            examples.append(example)
+    if not seen:
+        raise UserError(f"{path or source}: no problems in it; one JSON object a line is expected")
+    return examples
+
+
+def find_file(source: str) -> Path | None:
+    """The JSON-lines file that `source` names: as given, else in $ZEROQ_DATA; None when it names something else."""
+    given = Path(source).expanduser()
+    folder = Path(os.environ.get("ZEROQ_DATA") or _DEFAULT_DATA)
+    if given.is_file():
+        if not source.endswith(_SUFFIXES):
+            raise UserError(f"{source}: expected a name ending in .jsonl or .jsonl.gz")
+        return given
+    if source.endswith(_SUFFIXES):
+        if not given.is_absolute() and (folder / given).is_file():
+            return folder / given
+        raise UserError(f"{source}: no such file, neither here nor in {folder} ($ZEROQ_DATA)")
+    return None
+
+
+def cold_start_response(solution: str, answer: str) -> str:
+    """A worked solution in R1's format, without GSM8K's calculator marks and closing `#### answer` line."""
+    reasoning = _GSM8K_CALCULATOR.sub("", _GSM8K_ANSWER.sub("", solution)).strip()
+    return f"<think>{reasoning}</think><answer>{answer}</answer>"
+
+
+def _read_lines(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    opener = gzip.open if path.name.endswith(".gz") else open
+    number = 0
+    try:
+        with opener(path, "rb") as file:
+            for number, raw in enumerate(file, start=1):
+                yield f"{path}:{number}", _parse(raw, f"{path}:{number}")
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}:{number + 1}: cannot be read: {error}") from None
+
+
+def _parse(raw: bytes, where: str) -> dict[str, Any]:
+    if not raw.strip():
+        raise UserError(f"{where}: empty line; remove it")
+    try:
+        row = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise UserError(f"{where}: expected a JSON object, found {type(row).__name__}")
+    return row
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _example(row: Mapping[str, Any], where: str, fields: FieldMap, training: bool, need_answer: bool) -> Example:
+    if training and row.get("eval_only"):
+        raise UserError(f"{where}: marked eval_only, which may not be trained on; use it as data.eval")
+    prompt = row.get(fields.prompt)
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise UserError(
+            f"{where}: field {fields.prompt!r} must be the problem's text, got {_short(prompt)}; the line has "
+            f"{', '.join(map(str, row)) or 'no fields'} (name another with data.fields.prompt=NAME)"
+        )
+    answer, solution = _text(row, fields.answer, where), _text(row, fields.solution, where)
+    if answer and solution is None and (marked := _GSM8K_ANSWER.search(answer)):
+        solution, answer = answer, marked[1].replace(",", "")  # the hub's GSM8K keeps both in one column
+    if need_answer and not answer:
+        raise UserError(
+            f"{where}: field {fields.answer!r} must hold the answer that the accuracy reward compares with "
+            "(name another with data.fields.answer=NAME)"
+        )
+    identity = str(row.get("id") or where.rpartition("/")[2])
+    if len(identity) > MAX_ID_CHARACTERS:
+        raise UserError(f"{where}: id of {len(identity)} characters; at most {MAX_ID_CHARACTERS}")
+    columns = {str(key): value for key, value in row.items() if key not in ("id", fields.prompt)}
+    columns |= {"answer": answer, "solution": solution}
+    try:
+        json.dumps([identity, prompt, columns], ensure_ascii=False).encode("utf-8")
+    except (TypeError, UnicodeEncodeError) as error:
+        raise UserError(f"{where}: cannot be sent as JSON in UTF-8: {error}") from None
+    return Example(identity, prompt, answer, solution, where, columns, _generated_entry(row, prompt, answer))
+
+
+def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
+    value = row.get(name)
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise UserError(f"{where}: field {name!r} must be text or a number, got {_short(value)}")
+
+
+def _generated_entry(row: Mapping[str, Any], prompt: str, answer: str | None) -> dict[str, Any] | None:
+    """The scorer's entry of a line that recipes.problems wrote; such problems can have more than one right answer."""
+    meta = row.get("meta")
+    if row.get("source") != REASONING_GYM or not isinstance(meta, dict) or not {"dataset", "metadata"} <= meta.keys():
+        return None
+    entry = {"question": prompt, "answer": answer, "metadata": meta["metadata"]}
+    return {"dataset": meta["dataset"], "entry": entry}
+
+
+def _generate(source: ReasoningGymSource, seed: int, exclude: AbstractSet[str]) -> list[Example]:
+    name = source.reasoning_gym
+    try:
+        problems = reasoning_gym_problems(
+            name,
+            num=source.size,
+            seed=seed if source.seed is None else source.seed,
+            exclude=exclude,
+            **source.params,
+        )
+    except (ValueError, TypeError, AssertionError) as error:
+        raise UserError(f"reasoning_gym {name} with {source.params}: {error}") from None
+    return [
+        Example(
+            id=problem.id,
+            prompt=problem.prompt,
+            answer=problem.answer,
+            solution=problem.solution,
+            where=f"reasoning_gym {problem.id}",
+            columns={"answer": problem.answer, "solution": problem.solution, "meta": problem.meta},
+            reasoning_gym={
+                "dataset": name,
+                "entry": {
+                    "question": problem.prompt,
+                    "answer": problem.answer,
+                    "metadata": problem.meta["metadata"],
+                },
+            },
+        )
+        for problem in problems
+    ]
+
+
+def _hugging_face_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Rows of a datasets directory (save_to_disk, or data files) or hub name; NAME:CONFIG picks a configuration."""
+    name, _, subset = source.partition(":")
+    directory = Path(name).expanduser()
+    if not directory.is_dir() and not is_hub_name(name):
+        raise UserError(f"data {source}: no such file or directory, and no name of a Hugging Face dataset")
+    import datasets
+
+    try:
+        if (directory / "dataset_dict.json").exists() or (directory / "state.json").exists():
+            loaded = datasets.load_from_disk(str(directory))
+            table = loaded[split] if isinstance(loaded, datasets.DatasetDict) else loaded
+        else:
+            table = datasets.load_dataset(str(directory) if directory.is_dir() else name, subset or None, split=split)
+    except KeyError:
+        raise UserError(f"data {source}: no split {split!r}; it has {', '.join(loaded)} (set data.split)") from None
+    except ValueError as error:
+        raise UserError(f"data {source}: {_one_line(error)}") from None
+    except OSError as error:
+        if directory.is_dir():
+            raise UserError(f"data {source}: {_one_line(error)}") from None
+        raise HubUnreachable(
+            f"data {source}: no such file here, and not found at the hub ({_one_line(error)})"
+        ) from None
+    return ((f"{source}[{split}]:{index + 1}", row) for index, row in enumerate(table))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
