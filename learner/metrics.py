@@ -116,6 +116,8 @@ def step_record(batch: BatchFigures, figures: StepFigures) -> dict[str, Any]:
         "grad_norm": figures.grad_norm,
         "learning_rate": figures.learning_rate,
         "sampling/importance_sampling_ratio/mean": figures.ratio,
+        "sampling/sampling_logp_difference/mean": figures.logp_difference_mean,
+        "sampling/sampling_logp_difference/max": figures.logp_difference_max,
         "sample/staleness_mean": sum(s * n for s, n in batch.staleness.items()) / max(trained, 1),
         "sample/staleness_max": max(batch.staleness, default=0),
         "sample/staleness_histogram": {str(s): n for s, n in batch.staleness.items()},

@@ -17,6 +17,8 @@ from learner.optimizer import Optimizer, learning_rate
 from learner.packing import MicroBatch, pack, plan_microbatches
 from learner.ranks import Ranks
 
+_SUMS = (*STATS, "entropy", "objective", "logp_difference")
+
 
 @dataclass(frozen=True)
 class StepFigures:
@@ -27,6 +29,9 @@ class StepFigures:
     learning_rate: float
     entropy: float
     ratio: float
+    logp_difference_mean: float
+    """|learner's - sampler's log-probability|: at staleness 0, how far the two engines differ."""
+    logp_difference_max: float
     clip_low: float
     clip_high: float
     kl: float | None
@@ -69,11 +74,14 @@ class Trainer:
         microbatches = [pack(batch.sequences, part, self.ranks.device) for part in plan[self.ranks.rank]]
         packed = time.perf_counter()
         num_tokens, num_sequences = batch.num_tokens, len(batch.sequences)
-        totals = torch.zeros(len(STATS) + 2, dtype=torch.float64)
+        totals = torch.zeros(len(_SUMS), dtype=torch.float64)
+        largest_R = torch.zeros(self.ranks.size, dtype=torch.float64)  # one place for each rank, so that a sum serves
         for microbatch in microbatches:
-            totals += self._accumulate(batch, microbatch, num_sequences, num_tokens)
-        summed = self.ranks.sum(totals).tolist()
-        stats = dict(zip((*STATS, "entropy", "objective"), summed, strict=True))
+            sums, largest = self._accumulate(batch, microbatch, num_sequences, num_tokens)
+            totals += sums
+            largest_R[self.ranks.rank] = max(float(largest_R[self.ranks.rank]), largest)
+        summed = self.ranks.sum(torch.cat([totals, largest_R])).tolist()
+        stats = dict(zip(_SUMS, summed, strict=False))
         rate = learning_rate(
             learner.lr_schedule,
             learner.lr,
@@ -91,6 +99,8 @@ class Trainer:
             learning_rate=rate,
             entropy=stats["entropy"] / count,
             ratio=stats["ratio"] / count,
+            logp_difference_mean=stats["logp_difference"] / count,
+            logp_difference_max=max(summed[len(_SUMS) :]),
             clip_low=stats["clip_low"] / count,
             clip_high=stats["clip_high"] / count,
             kl=stats["kl"] / count if self.reference is not None else None,
@@ -100,8 +110,10 @@ class Trainer:
             train_s=time.perf_counter() - packed,
         )
 
-    def _accumulate(self, batch: TrainingBatch, microbatch: MicroBatch, num_sequences: int, num_tokens: int) -> Tensor:
-        """Add a micro-batch's gradients; its statistics as float64[len(STATS) + 2] (then entropy, objective)."""
+    def _accumulate(
+        self, batch: TrainingBatch, microbatch: MicroBatch, num_sequences: int, num_tokens: int
+    ) -> tuple[Tensor, float]:
+        """Add a micro-batch's gradients; its statistics as float64[len(_SUMS)], and the largest logp difference."""
         device, temperature = self.ranks.device, self.config.rollout.temperature
         places_T = microbatch.completion_index_T.cpu()
         mask_T = batch.loss_mask_T[places_T].to(device)
@@ -109,10 +121,11 @@ class Trainer:
         if self.reference is not None:
             with torch.no_grad():
                 reference_T, _ = self.reference.logprobs(microbatch, temperature)
+        behavior_T = batch.behavior_logprobs_T[places_T].to(device)
         logprobs_T, entropy_T = self.policy.logprobs(microbatch, temperature)
         loss, stats = policy_loss(
             logprobs_T,
-            batch.behavior_logprobs_T[places_T].to(device),
+            behavior_T,
             batch.advantages_N[microbatch.sequences].to(device),
             microbatch.sequence_ids_T,
             mask_T,
@@ -123,4 +136,7 @@ class Trainer:
         )
         loss.backward()  # type: ignore[no-untyped-call]
         entropy = torch.where(mask_T, entropy_T, 0.0).sum()
-        return torch.stack([*(stats[name] for name in STATS), entropy, loss.detach()]).double().cpu()
+        difference_T = torch.where(mask_T, (logprobs_T.detach() - behavior_T).abs(), 0.0)
+        largest = float(difference_T.max()) if len(difference_T) else 0.0
+        sums = [*(stats[name] for name in STATS), entropy, loss.detach(), difference_T.sum()]
+        return torch.stack(sums).double().cpu(), largest
