@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -53,6 +54,8 @@ log = logging.getLogger(__name__)
 STATIC = "static"
 """Endpoint that means: serve the weights of the model directory as version 0."""
 ASK_EVERY_S = 0.5
+ANSWER_S = 5.0
+"""An unanswered request is repeated after this long: the first chunk of large weights takes seconds to make."""
 _MAX_BAD_PULLS = 3
 
 VERSION = Gauge("zeroq_weights_version", "Version this actor samples from", registry=REGISTRY)
@@ -84,6 +87,8 @@ class WeightReceiver:
         self._pull: PullInProgress | None = None
         self._pull_everything = False  # left out of an epoch: what we have may be anything
         self._bad_pulls = 0
+        self._request_id = 0  # of the newest request; answers to earlier ones are passed over
+        self._unanswered_since: float | None = None
         self._proposal: tuple[Propose, Layout] | None = None
         self._transfer: Transfer | None = None
         self._receiving: asyncio.Task[None] | None = None
@@ -110,7 +115,7 @@ class WeightReceiver:
             while True:
                 envelope = await self._next()
                 if envelope is None:
-                    await self._ask()
+                    await self._ask_again()
                 else:
                     await self._handle(envelope)
         finally:
@@ -138,6 +143,10 @@ class WeightReceiver:
             return None
 
     async def _handle(self, envelope: Envelope) -> None:
+        if isinstance(envelope.header, NoWork | Refused | Snapshot):
+            if envelope.header.request_id != self._request_id:
+                return  # to a request that was repeated; taking it as well would start a second pull
+            self._unanswered_since = None
         match envelope.header:
             case NoWork():
                 pass  # nothing newer than what we have
@@ -167,9 +176,18 @@ class WeightReceiver:
     async def _ask(self) -> None:
         """Ask for the next chunk, or whether there is anything newer."""
         if self._pull is not None:
-            await self._send(self._pull.request())
+            request = self._pull.request()
         else:
-            await self._send(Pull(have=None if self._pull_everything else self.version))
+            request = Pull(have=None if self._pull_everything else self.version)
+        self._request_id += 1
+        self._unanswered_since = time.monotonic()
+        await self._send(request.model_copy(update={"request_id": self._request_id}))
+
+    async def _ask_again(self) -> None:
+        """Ask, unless an earlier request may still be answered."""
+        since = self._unanswered_since
+        if since is None or time.monotonic() - since > ANSWER_S:
+            await self._ask()
 
     async def _send(self, header: Header) -> None:
         assert self._socket is not None

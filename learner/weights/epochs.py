@@ -7,7 +7,8 @@
 
 Membership is an epoch: its number changes when the members do or when its channel (communicator) broke, and only
 between publishes' attempts. Peers left out are forgotten; they join again by pulling the whole of the weights. A peer
-that has joined takes part from the next publish on, provided it holds the newest version (or none has been published).
+that has joined and asked takes part from the next publish on, in the middle of its pull too: were it to finish first,
+publishes faster than a pull would keep it outside for ever.
 
 `handle(event, now)` returns actions for the shell (control.py). Every phase has a deadline, so `Tick` alone ends a
 publish, at the latest `longest_publish_s` after it was requested.
@@ -57,7 +58,7 @@ class Phase(Enum):
 
 @dataclass
 class Peer:
-    """What the publisher knows of one actor. `eligible`: current, or waiting for a first version."""
+    """What the publisher knows of one actor. `eligible`: it has asked, so it hears us."""
 
     name: str
     incarnation: str
@@ -172,7 +173,7 @@ class Epochs:
             return [Tell(peer, nothing)]
         if self._attempt is not None and peer in self.members:
             return [Tell(peer, nothing)]  # this epoch brings what it asks for
-        known.eligible = False
+        known.eligible = True  # a publish brings everything, so it may overtake the pull
         return [Serve(peer, pull)]
 
     def _exclude(self, peers: Iterable[bytes], reason: str, now: float, *, tell: bool = True) -> list[Action]:
