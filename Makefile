@@ -1,6 +1,7 @@
 # make demo    install, then train the small model on this machine's CPU
 # make test    install, then all tests
 # make check   format, lint, types, unit tests
+# make lint    format, lint, types
 # make bench   side-by-side measurements
 #
 # PYTHON=python3.12       the interpreter that .venv is made from (at least 3.11)
@@ -18,7 +19,7 @@ READY_DEV := $(VENV)/.ready-dev
 NAME = demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test check bench setup setup-dev clean
+.PHONY: demo test lint check bench setup setup-dev clean
 
 demo: setup
 	$(BIN)/zeroq run recipes/configs/cpu_demo.yaml run.name=$(NAME) $(ARGS)
@@ -26,10 +27,12 @@ demo: setup
 test: setup-dev
 	$(BIN)/python -m pytest -q
 
-check: setup-dev
+lint: setup-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+check: lint
 	$(BIN)/python -m pytest -q tests/unit
 
 bench: setup

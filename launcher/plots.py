@@ -23,10 +23,10 @@ def draw_all(view: RunView) -> dict[str, tuple[str, bytes]]:
         "time": ("Where the learner's time went, seconds per step", _time),
         "phases": ("Where the run's time went, seconds per phase", _phases),
     }
-    return {name: (caption, png) for name, (caption, draw) in drawers.items() if (png := _draw(draw, view))}
+    return {name: (caption, png) for name, (caption, draw) in drawers.items() if (png := _draw(draw, caption, view))}
 
 
-def _draw(draw: Callable[[Any, RunView], bool], view: RunView) -> bytes | None:
+def _draw(draw: Callable[[Any, RunView], bool], caption: str, view: RunView) -> bytes | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: it keeps global state and looks for a display
 
@@ -35,6 +35,7 @@ def _draw(draw: Callable[[Any, RunView], bool], view: RunView) -> bytes | None:
     axes = figure.add_subplot()
     if not draw(axes, view):
         return None
+    axes.set_title(caption, loc="left", fontsize="medium")  # the PNG is looked at without the page, too
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
     if axes.get_legend_handles_labels()[0]:

@@ -1,0 +1,80 @@
+"""The receiver against a hand-made publisher: an answer that comes late or twice starts nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+import zmq
+import zmq.asyncio
+
+from actor.weights import WeightReceiver
+from common.messages import NoWork, ParameterMeta, Pull, Snapshot
+from common.weights import Layout, digest_of
+from common.wire import decode, encode
+from tests.integration.weights_fakes import FakeLLM, weights_config
+
+DEADLINE_S = 20.0
+
+
+async def _serve(socket: zmq.asyncio.Socket, layout: Layout, data_B: np.ndarray, settled: asyncio.Event) -> None:
+    """Answer each Pull twice; `settled` once the actor has asked again three times with version 0 in its hands."""
+    asked_with_version = 0
+    while True:
+        peer, *frames = await socket.recv_multipart()
+        header = decode(frames).header
+        if not isinstance(header, Pull):
+            continue
+        if header.have is not None:
+            asked_with_version += 1
+            if asked_with_version == 3:
+                settled.set()
+            reply, payload = NoWork(request_id=header.request_id), {}
+        else:
+            chunk = data_B[header.offset : header.offset + 64]
+            payload = {"chunk": chunk}
+            if header.offset == 0:
+                payload["manifest"] = layout.manifest()
+            reply = Snapshot(
+                request_id=header.request_id,
+                version=0,
+                offset=header.offset,
+                total_bytes=len(data_B),
+                digest=digest_of(data_B),
+            )
+        for _ in range(2):
+            await socket.send_multipart([peer, *encode(reply, payload)])
+
+
+async def _loads_of_version_0() -> tuple[int, int | None]:
+    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
+    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    llm = FakeLLM()
+    receiver = WeightReceiver(
+        llm,
+        weights_config(),
+        endpoint=f"tcp://127.0.0.1:{port}",
+        name="a",
+        incarnation="1",
+        on_version=lambda _version: None,
+    )
+    settled = asyncio.Event()
+    tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(_serve(socket, layout, data_B, settled))]
+    try:
+        await asyncio.wait_for(settled.wait(), DEADLINE_S)
+        return llm.calls.count("update"), receiver.version
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        socket.close(linger=0)
+        context.term()
+
+
+@pytest.mark.usefixtures("no_leaked_processes")
+def test_answers_that_come_twice_load_once() -> None:
+    assert asyncio.run(_loads_of_version_0()) == (1, 0)
