@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -45,9 +46,9 @@ def running(tmp_path: Path, *overrides: str) -> Iterator[tuple[subprocess.Popen[
     try:
         yield process, tmp_path / "mini"
     finally:
-        for pid in pids(tmp_path / "mini").values():
-            if psutil.pid_exists(pid) and str(tmp_path) in " ".join(psutil.Process(pid).cmdline()):
-                psutil.Process(pid).kill()
+        for left in _processes_of(tmp_path / "mini"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                left.kill()
         process.kill()
         process.wait()
 
@@ -82,10 +83,14 @@ def until(condition: Callable[[], bool], process: subprocess.Popen[bytes], log: 
 
 
 def left_over(run: Path) -> list[str]:
-    """Command lines of living processes that belong to the run."""
+    """Command lines of living processes that belong to the run, the launcher apart."""
+    lines = [" ".join(process.info["cmdline"]) for process in _processes_of(run)]
+    return [line for line in lines if "launcher run" not in line]
+
+
+def _processes_of(run: Path) -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter(["cmdline", "status"]):
-        line = " ".join(process.info["cmdline"] or [])
-        if str(run) in line and process.info["status"] != psutil.STATUS_ZOMBIE and "launcher run" not in line:
-            found.append(f"{process.pid} {line}")
+    for process in psutil.process_iter(["cmdline", "status"]):  # what is gone or a zombie has no command line
+        if process.info["status"] != psutil.STATUS_ZOMBIE and str(run) in " ".join(process.info["cmdline"] or []):
+            found.append(process)
     return found
