@@ -12,6 +12,15 @@ from tests.integration.river_rig import left_over, metrics, running
 pytestmark = pytest.mark.timeout(600)
 
 
+def test_two_learner_ranks_train_through_torchrun(tmp_path: Path) -> None:
+    with running(tmp_path, "learner.max_steps=2", "learner.ranks=2") as (process, run):
+        code = process.wait(timeout=580)
+        assert code == 0, (tmp_path / "launcher.log").read_text()[-3000:]
+        assert not left_over(run)
+    assert [line["step"] for line in metrics(run)] == [1, 2]
+    assert json.loads((run / "summary.json").read_text())["groups_trained"] == 2 * 8
+
+
 def test_reward_rises_with_two_actors_and_nothing_is_lost(tmp_path: Path) -> None:
     with running(tmp_path, "learner.max_steps=14", "actor.replicas=2") as (process, run):
         code = process.wait(timeout=580)
