@@ -161,7 +161,7 @@ def measure_trl(options: argparse.Namespace, start: Path, run: Path) -> Side:
 def report(zeroq: Side, trl: Side, target: float) -> tuple[str, dict[str, Any]]:
     """The table, and its figures."""
     times = time_to_target(zeroq.curve, target), time_to_target(trl.curve, target)
-    figures = {
+    figures: dict[str, Any] = {
         "ratio_tokens_per_s": ratio(zeroq.tokens_per_s, trl.tokens_per_s),
         "ratio_tokens_per_s_warm": ratio(settled_rate(zeroq), settled_rate(trl)),
         "time_to_target_s": {"zeroq": times[0], "trl": times[1]},
