@@ -128,7 +128,8 @@ def test_workers_do_not_import_torch_or_stop_on_sigterm(pool: WorkerPool) -> Non
     for member in before:
         os.kill(member, signal.SIGTERM)
     assert {pool.submit(call("pid")).result().value for _ in range(8)} <= before
-    assert not any("torch" in mapped.path for member in before for mapped in psutil.Process(member).memory_maps())
+    # Importing torch maps libtorch*; its libgomp alone may be there, since vLLM's tests leave an LD_PRELOAD of it behind.
+    assert not any("libtorch" in mapped.path for member in before for mapped in psutil.Process(member).memory_maps())
 
 
 def test_pool_does_not_start_with_a_failing_self_test() -> None:
