@@ -128,7 +128,7 @@ def test_workers_do_not_import_torch_or_stop_on_sigterm(pool: WorkerPool) -> Non
     for member in before:
         os.kill(member, signal.SIGTERM)
     assert {pool.submit(call("pid")).result().value for _ in range(8)} <= before
-    # Importing torch maps libtorch*; its libgomp alone may be there, since vLLM's tests leave an LD_PRELOAD of it behind.
+    # Importing torch maps libtorch*; its libgomp alone may be there: vLLM's tests leave an LD_PRELOAD of it behind.
     assert not any("libtorch" in mapped.path for member in before for mapped in psutil.Process(member).memory_maps())
 
 
