@@ -172,6 +172,9 @@ def test_versions_follow_the_labels_inside_a_rollout(rig: Rig) -> None:
             while rig.engine.tokens_generated - base < version * 600 and not all(t.done() for t in tasks):
                 await asyncio.sleep(0.005)
             await rig.engine.llm.pause_generation(mode="keep", clear_cache=False)
+            counted = -1
+            while counted != (counted := rig.engine.tokens_generated):  # the engine's last outputs may be on their way
+                await asyncio.sleep(0.2)
             seen.append(dict(rig.engine._running) | {r: rig.engine._own_tokens(r) for r in list(rig.engine._running)})
             await rig.engine.llm.update_weight_version(str(version))
             await rig.engine.llm.resume_generation()
