@@ -169,7 +169,7 @@ def test_versions_follow_the_labels_inside_a_rollout(rig: Rig) -> None:
         tasks = [asyncio.create_task(rig.sample(4, max_tokens=200, temperature=0.9)) for _ in range(3)]
         tasks.append(asyncio.create_task(rig.sample(1, max_tokens=200, temperature=0.9)))
         for version in (1, 2):
-            while rig.engine.tokens_generated - base < version * 600 and not all(t.done() for t in tasks):
+            while rig.engine.tokens_generated - base < version * 300 and not all(t.done() for t in tasks):
                 await asyncio.sleep(0.005)
             await rig.engine.llm.pause_generation(mode="keep", clear_cache=False)
             counted = -1
@@ -181,15 +181,16 @@ def test_versions_follow_the_labels_inside_a_rollout(rig: Rig) -> None:
         return await asyncio.gather(*tasks)
 
     seen: list[dict[str, int]] = []
+    request_ids = [f"r{rig.count + 1 + n}" for n in range(4)]
     base = rig.engine.tokens_generated
     groups = rig.run(scene)
     rig.run(lambda: rig.engine.llm.update_weight_version("0"))
     for group in groups:
         for row in rows(group):
             assert (np.diff(group.versions[row]) >= 0).all()
-    request_ids = list(seen[0])
     for request_id, group in zip(request_ids, groups, strict=True):
-        assert (group.versions == 0).sum() == seen[0][request_id], "tokens before the first label"
+        if request_id in seen[0]:  # a short one may have ended by itself
+            assert (group.versions == 0).sum() == seen[0][request_id], "tokens before the first label"
         if request_id in seen[1]:
             assert (group.versions <= 1).sum() == seen[1][request_id], "tokens before the second label"
     assert {0, 1, 2} <= set(np.concatenate([g.versions for g in groups]).tolist())
