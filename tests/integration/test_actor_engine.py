@@ -46,6 +46,8 @@ def make_config(model: Path, dtype: str) -> RunConfig:
 class Rig:
     """An engine and the event loop it lives in."""
 
+    count = 0
+
     def __init__(self, model: Path, dtype: str) -> None:
         self.model = model
         self.dtype = dtype
@@ -62,7 +64,7 @@ class Rig:
         return self.run(lambda: self.sample(size, prompt, **sampling))
 
     async def sample(self, size: int, prompt: list[int] = PROMPT, **sampling: Any) -> GeneratedGroup:
-        self.count = getattr(self, "count", 0) + 1
+        self.count += 1
         params = Sampling(**{"max_tokens": 40, **sampling})
         return await self.engine.generate_group(prompt, params, size, salt="0", request_id=f"r{self.count}")
 
