@@ -12,7 +12,7 @@ from actor.follow import Receiver, WeightFollower
 from actor.loop import Actor
 from common.cli import Process, main
 from common.client import BrokerClient
-from common.lifecycle import wait_for_endpoint
+from common.lifecycle import record_event, wait_for_endpoint
 
 
 def run(process: Process) -> None:
@@ -24,6 +24,7 @@ async def _run(process: Process) -> None:
     # The engine first: it may be forked, and a fork wants few threads around it.
     engine = await Engine.start(process.config, process.name)
     try:
+        await engine.warm_up(process.config.rollout)
         endpoint = wait_for_endpoint(process.paths, "actor")
         with BrokerClient(endpoint, "actor", process.name) as client:
             await _serve(process, engine, client)
@@ -44,13 +45,22 @@ async def _serve(process: Process, engine: Engine, client: BrokerClient) -> None
             on_version=on_version,
         )
 
+    ready = False
+
+    def loaded(version: int) -> None:
+        nonlocal ready
+        engine.set_version(version)
+        if not ready:
+            ready = True
+            record_event(process.paths, "actor_ready", name=process.name, version=version)
+
     broker = Broker(client)
     weights = WeightFollower(
         broker,
         name=process.name,
         incarnation=client.incarnation,
         make_receiver=make_receiver,
-        on_version=engine.set_version,
+        on_version=loaded,
     )
     await Actor(
         broker,

@@ -16,7 +16,7 @@ from typing import Any
 from actor.environment import prepare, starting_engine, torch_is_fresh
 from actor.group import GeneratedGroup, GenerationAborted, pack
 from actor.plugin import engine_name
-from common.config import RunConfig
+from common.config import RolloutSection, RunConfig
 from common.errors import RunFailure, UserError, ZeroqError
 from common.messages import Sampling
 
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 _SHUTDOWN_S = 1.0
 _HEALTH_CHECK_S = 0.2
+_WARM_UP_TOKENS = 16
+_CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's CPU attention takes
 
 
 class EngineDied(ZeroqError):
@@ -71,6 +73,22 @@ class Engine:
         now = time.monotonic()
         log.info("engine ready in %.1f s (imports %.1f s)", now - began, imported - began)
         return cls(llm)
+
+    async def warm_up(self, rollout: RolloutSection) -> None:
+        """Sample a group of a few tokens and forget it: what a first request sets up is set up, and a model that cannot
+        be sampled from shows before work is leased (RunFailure)."""
+        began = time.monotonic()
+        num_tokens = min(rollout.max_tokens, _WARM_UP_TOKENS)
+        sampling = Sampling(
+            max_tokens=num_tokens, temperature=rollout.temperature, top_p=rollout.top_p, top_k=rollout.top_k
+        )
+        prompt = [0] * min(_WARM_UP_TOKENS, self._max_model_len - num_tokens)
+        try:
+            await self.generate_group(prompt, sampling, rollout.group_size, salt="warm-up", request_id="warm-up")
+        except (EngineDied, GenerationAborted, PromptRefused) as error:
+            raise RunFailure(f"vLLM started, but cannot sample: {error}; its own report is above") from error
+        self._tokens_of_past_requests = 0
+        log.info("engine warm in %.1f s", time.monotonic() - began)
 
     async def generate_group(
         self,
@@ -190,6 +208,8 @@ def _engine_args(config: RunConfig, name: str) -> Any:
         kv_cache_memory_bytes=int(actor.kv_cache_gib * 2**30) if on_cpu else None,
         enforce_eager=actor.enforce_eager,
         enable_prefix_caching=True,
+        # Whole blocks are shared. vLLM's 128 on CPUs is longer than many prompts, whose groups then share nothing.
+        block_size=_CPU_BLOCK_TOKENS if on_cpu else None,
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=engine_name(config.weights.backend)),
         # vLLM's default seed is 0 everywhere: replicas would draw the same random numbers.

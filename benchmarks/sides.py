@@ -119,8 +119,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def training_of(name: str, metrics: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> Side:
-    """A zeroq run's side, from the objects of metrics.jsonl and events.jsonl."""
-    began = next(float(e["time"]) for e in events if e["event"] == "phase" and e["name"] == "training")
+    """A zeroq run's side, from the objects of metrics.jsonl and events.jsonl. Its clock starts when training may take
+    groups and an actor holds weights, whichever comes last."""
+    training = next(float(e["time"]) for e in events if e["event"] == "phase" and e["name"] == "training")
+    began = max(training, next(float(e["time"]) for e in events if e["event"] == "actor_ready"))
     side = Side(name, about={"training_began": began})
     for row in metrics:
         side.steps.append(float(row["time"]) - began)

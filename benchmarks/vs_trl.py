@@ -23,6 +23,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,7 +73,9 @@ def parser() -> argparse.ArgumentParser:
         "--trl", metavar="DTYPE/THREADS", help="such as float32/2; default: try float32/2, bfloat16/2 and float32/1"
     )
     made.add_argument("--trial-steps", type=int, default=8, help="steps of each trial (default 8)")
-    made.add_argument("--eval-every", type=int, default=10, help="steps between zeroq's in-loop evaluations; 0: none")
+    made.add_argument(
+        "--eval-every", type=int, default=0, help="steps between zeroq's in-loop evaluations (default: none)"
+    )
     made.add_argument("--trl-limit-s", type=float, default=1800.0, help="stop TRL after this much training time")
     return made
 
@@ -141,7 +144,13 @@ def read_setting(text: str) -> tuple[str, int]:
 def measure_zeroq(options: argparse.Namespace, start: Path) -> Side:
     """zeroq's side."""
     load = Load()
-    overrides = [*training_overrides(options, start), f"eval.every_steps={options.eval_every}", *options.overrides]
+    overrides = [
+        *training_overrides(options, start),
+        "eval.before_and_after=false",  # training tasks would be sampled in its shadow, before the clock starts
+        f"eval.every_steps={options.eval_every}",
+        *([] if shutil.which("g++") is None else ["actor.enforce_eager=false"]),
+        *options.overrides,
+    ]
     side = read_training("zeroq", run_zeroq(options.config, options.out, "zeroq", overrides))
     side.about["load"] = load.report()
     return side

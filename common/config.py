@@ -243,7 +243,8 @@ class WeightsSection(Section):
 class EvalSection(Section):
     """In-loop evaluation on held-out problems."""
 
-    every_steps: int = Field(0, ge=0, description="0: only before and after.")
+    every_steps: int = Field(0, ge=0, description="While training; 0: never.")
+    before_and_after: bool = Field(True, description="Before the first and after the last step; training waits.")
     samples: int = Field(4, ge=1, description="k samples per problem.")
     temperature: float = Field(0.6, ge=0)
     top_p: float = Field(0.95, gt=0, le=1)

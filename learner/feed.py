@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def task_payload(problem: dict[str, Any]) -> dict[str, Array | bytes]:
 
 
 class TaskFeed:
-    """Admits training tasks and remembers which are outstanding. Rank 0 only."""
+    """Admits training tasks and remembers which are outstanding. Rank 0 only; thread-safe."""
 
     purpose: Purpose = "train"
 
@@ -86,6 +87,7 @@ class TaskFeed:
         self.outstanding: set[int] = set()
         self._backlog = sorted(outstanding)
         self._orders: dict[int, NDArray[np.int64]] = {}
+        self._lock = threading.RLock()
         self.sampling = Sampling(
             max_tokens=config.rollout.max_tokens,
             temperature=config.rollout.temperature,
@@ -114,13 +116,18 @@ class TaskFeed:
     @property
     def unfinished(self) -> list[int]:
         """Numbers admitted (now or before a resume) and neither trained nor given up, for the checkpoint."""
-        return sorted({*self.outstanding, *self._backlog})
+        with self._lock:
+            return sorted({*self.outstanding, *self._backlog})
 
     def top_up(self, wanted: int) -> int:
         """Admit tasks until `wanted` are outstanding or credit runs out; returns how many were admitted.
 
         RunFailure when the broker finds a task invalid.
         """
+        with self._lock:
+            return self._top_up(wanted)
+
+    def _top_up(self, wanted: int) -> int:
         room = min(wanted, self.config.credit_limit) - len(self.outstanding)
         numbers = [self._next_number() for _ in range(max(0, room))]
         replies = [(number, self._add(number)) for number in numbers]
@@ -139,11 +146,13 @@ class TaskFeed:
 
     def finished(self, task_ids: Iterable[str]) -> None:
         """These tasks are trained or dead-lettered; nothing more will come of them."""
-        self.outstanding.difference_update(self.number(task_id) for task_id in task_ids)
+        with self._lock:
+            self.outstanding.difference_update(self.number(task_id) for task_id in task_ids)
 
     def is_outstanding(self, task_id: str) -> bool:
         """Is a group of this task still to be trained?"""
-        return self.number(task_id) in self.outstanding
+        with self._lock:
+            return self.number(task_id) in self.outstanding
 
     def _next_number(self) -> int:
         if self._backlog:

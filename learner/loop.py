@@ -71,6 +71,7 @@ class Learner:
             return  # stopped half-way: there is nothing worth going on from
         with self.phase("publishing"):
             self.publish(self.version)
+            self.finish_publish()
         self.evaluate("before")
         with self.phase("training"):
             while self.step < self.config.learner.max_steps and not self.stopping():
@@ -82,7 +83,8 @@ class Learner:
                 figures = self.train(batch, about)
                 if self.publish_due():
                     self.publish(self.version + 1)
-                self.release()
+                else:
+                    self.release()
                 self.record(about, figures, time.perf_counter() - began)
                 self.evaluate_beside_training()
                 if self.step % self.config.learner.checkpoint_every_steps == 0:
@@ -99,6 +101,7 @@ class Learner:
         with self.phase("loading"):
             self.resumed_from = source = self.store.find(self.config.resume)
             self.trainer = Trainer(self.config, source or self.config.model, self.ranks)
+            self.trainer.warm_up()
             if source is not None:
                 self.state = restore(source, self.trainer)
                 self.step, self.version = self.state.step, self.state.version
@@ -176,6 +179,7 @@ class Learner:
         self.times["pack"] += figures.pack_s
         self.times["train"] += figures.train_s
         self.step += 1
+        self.totals["groups_trained"] += self.config.learner.groups_per_step
         self.totals["fed_tokens"] += figures.num_fed_tokens
         self.totals["compute_s"] += figures.pack_s + figures.train_s
         return figures
@@ -186,24 +190,26 @@ class Learner:
         return self.step % learner.steps_per_publish == 0 or self.step == learner.max_steps
 
     def publish(self, version: int) -> None:
-        """Give the policy to the actors as `version`; all ranks take part in gathering it."""
+        """Begin to give the policy to the actors as `version`; all ranks take part in gathering it. The groups trained
+        on are released once the actors have it."""
         with self.timed("publish"):
             from learner.weights import gather_full_tensors
 
             tensors = gather_full_tensors(self.trainer.policy.module, _DTYPES[self.config.actor.dtype])
             if self.session is not None:
-                self.publisher.publish(version, tensors)
-                for _ in tensors:  # a publisher that gave up half-way leaves the other ranks in a collective
-                    pass
-                self.session.announce(version)
-            else:
-                for _ in tensors:
-                    pass
-            self.version = version
+                self.session.num_steps_left = self.config.learner.max_steps - self.step
+                self.session.publish(version, tensors, self.groups)
+            for _ in tensors:  # a publisher that gave up half-way leaves the other ranks in a collective
+                pass
+            self.version, self.groups = version, []
+
+    def finish_publish(self) -> None:
+        """Wait for the publish under way."""
+        if self.session is not None:
+            self.session.finish_publish()
 
     def release(self) -> None:
         """The groups of this step are done with; new tasks take their place."""
-        self.totals["groups_trained"] += self.config.learner.groups_per_step
         if self.session is not None:
             self.session.release(self.groups)
             self.session.num_steps_left = self.config.learner.max_steps - self.step
@@ -225,14 +231,18 @@ class Learner:
         """Start an evaluation that is collected while training goes on."""
         every = self.config.eval.every_steps
         if self.session is not None and every and self.step % every == 0 and self.step < self.config.learner.max_steps:
+            self.session.finish_publish()
             self.session.evaluations.submit("during", step=self.step, version=self.version)
 
     def evaluate(self, label: str) -> None:
         """Evaluate and wait for it. A resumed run keeps the figures from before its first step."""
+        if not self.config.eval.before_and_after:
+            return
         kept = {k: v for k, v in self.state.counters.items() if k.endswith("_before")}
         if label == "before" and kept:
             return
         session = self.session
+        self.finish_publish()
         with self.phase(f"evaluating_{label}"):
             if session is not None:
                 session.evaluations.submit(label, step=self.step, version=self.version)
@@ -252,6 +262,7 @@ class Learner:
             return
         self.saved_step = self.step
         session = self.session
+        self.finish_publish()  # releases this step's groups; a resumed run would train on them again
         self.state = TrainingState(
             step=self.step,
             version=self.version,

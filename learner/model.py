@@ -36,7 +36,7 @@ class Policy:
 
     def logprobs(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
         """Log-probabilities float32[T] of the micro-batch's completion tokens, with gradients, and entropies (nats)."""
-        layout = PackedLayout.of(batch.lengths, batch.token_ids_S.device)
+        layout = PackedLayout.of(batch.lengths, batch.token_ids_S.device, batch.row_tokens_R)
         logprobs, entropy = self.module(batch, layout, temperature)
         return logprobs, entropy
 

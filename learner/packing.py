@@ -4,14 +4,20 @@
     fed        p p p c c c              all but the last; positions 0..P+C-2
     predicts       c c c c              the output at position t-1 scores token t, from t = P on
 
-S counts tokens fed, T completion tokens, N sequences. Only positions that predict a completion token reach the head, so
-prompts need no mask. All ranks get the same number of micro-batches, since FSDP's collectives run in lockstep.
+    family     p p p  c c c  d d  e e e e        G sequences with one prompt: it is fed once
+    rows       p p p c c c | p p p d d | ...     what attention sees: each sequence whole (learner/attention.py)
+
+S counts tokens fed, T completion tokens, N sequences. A prompt's hidden states do not depend on what follows, so those
+of a group are computed once and the gradients of its G completions meet there: the same sums as without sharing, at
+(P + sum C) / (G P + sum C) of the work outside attention. Only positions that predict a completion token reach the
+head, so prompts need no mask. All ranks get the same number of micro-batches, since FSDP's collectives run in lockstep.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -41,8 +47,30 @@ class Sequences:
 
     @property
     def fed_lengths_N(self) -> Ints:
-        """Tokens that each sequence feeds to the model: all but its last."""
+        """Tokens that each sequence by itself would feed to the model: all but its last."""
         return self.prompt_lengths_N + self.completion_lengths_N - 1
+
+    @cached_property
+    def starts(self) -> Ints:
+        """int64[N+1]: where each sequence begins in `token_ids`, and the end."""
+        return np.concatenate([[0], np.cumsum(self.prompt_lengths_N + self.completion_lengths_N)])
+
+    @cached_property
+    def family_of_N(self) -> Ints:
+        """Which prompt each sequence has, counted from 0: neighbours with equal prompts are a family."""
+        prompts = [self.prompt(index) for index in range(len(self))]
+        new = [index == 0 or not np.array_equal(prompts[index - 1], prompts[index]) for index in range(len(self))]
+        return np.cumsum(new, dtype=np.int64) - 1
+
+    def prompt(self, index: int) -> Ints:
+        """Prompt tokens of a sequence."""
+        start = int(self.starts[index])
+        return self.token_ids[start : start + int(self.prompt_lengths_N[index])]
+
+    def completion(self, index: int) -> Ints:
+        """Completion tokens of a sequence."""
+        end = int(self.starts[index + 1])
+        return self.token_ids[end - int(self.completion_lengths_N[index]) : end]
 
     @classmethod
     def of(cls, pairs: Sequence[tuple[Tokens, Tokens]]) -> Sequences:
@@ -60,7 +88,9 @@ class MicroBatch:
     token_ids_S: Tensor
     positions_S: Tensor
     lengths: list[int]
-    """Tokens fed by each sequence; they lie side by side in S."""
+    """Tokens of each sequence's row: its prompt and all but the last of its completion."""
+    row_tokens_R: Tensor | None
+    """Index in S of each token of the rows, one row after the other; None where rows lie in S just so."""
     predict_at_T: Tensor
     """Index in S whose output scores each completion token."""
     targets_T: Tensor
@@ -72,11 +102,42 @@ class MicroBatch:
     """Where each completion token lies among all completion tokens of the batch."""
 
 
-def plan_microbatches(lengths_N: Sequence[int] | Ints, budget: int, num_ranks: int = 1) -> list[list[list[int]]]:
-    """Assign N sequences to micro-batches: `plan[rank][micro-batch]` lists sequence indices.
+def plan_batch(
+    batch: Sequences, budget: int, num_ranks: int = 1, *, members: Sequence[int] | None = None
+) -> list[list[list[int]]]:
+    """Assign sequences (all, or `members`) to micro-batches of at most `budget` tokens fed: `plan[rank][micro-batch]`
+    lists indices.
 
-    No micro-batch exceeds `budget` tokens, except one holding a single sequence that is longer. Every rank gets the
-    same number of micro-batches; missing ones are empty lists. The number is near the fewest (best fit decreasing), the
+    Families stay together, unless one is longer than the budget or than half of a rank's share of the batch.
+    """
+    members = range(len(batch)) if members is None else members
+    families = _families(batch, members, budget)
+    if num_ranks > 1:
+        total = sum(tokens for _, tokens in families)
+        families = _families(batch, members, min(budget, -(-total // (2 * num_ranks))))
+    plan = plan_microbatches([tokens for _, tokens in families], budget, num_ranks)
+    return [[sorted(index for family in part for index in families[family][0]) for part in parts] for parts in plan]
+
+
+def _families(batch: Sequences, members: Sequence[int], limit: int) -> list[tuple[list[int], int]]:
+    """Runs of sequences that share a prompt and feed at most `limit` tokens together (or are single); their tokens."""
+    families: list[tuple[list[int], int]] = []
+    for index in members:
+        own = int(batch.completion_lengths_N[index]) - 1
+        if families:
+            relatives, tokens = families[-1]
+            if batch.family_of_N[relatives[-1]] == batch.family_of_N[index] and tokens + own <= limit:
+                families[-1] = ([*relatives, index], tokens + own)
+                continue
+        families.append(([index], int(batch.prompt_lengths_N[index]) + own))
+    return families
+
+
+def plan_microbatches(lengths_N: Sequence[int] | Ints, budget: int, num_ranks: int = 1) -> list[list[list[int]]]:
+    """Assign N pieces of work to micro-batches: `plan[rank][micro-batch]` lists their indices.
+
+    No micro-batch exceeds `budget` tokens, except one holding a single piece that is longer. Every rank gets the same
+    number of micro-batches; missing ones are empty lists. The number is near the fewest (best fit decreasing), the
     tokens are spread evenly over them (longest first, to the least loaded). The same input gives the same plan.
     """
     lengths = [int(length) for length in lengths_N]
@@ -122,34 +183,44 @@ def _least_loaded(lengths: list[int], order: list[int], budget: int, count: int)
 
 
 def pack(batch: Sequences, indices: Sequence[int], device: torch.device | str = "cpu") -> MicroBatch:
-    """Lay the chosen sequences out side by side. Without any, a micro-batch of one token that predicts nothing: a rank
-    that has run out of sequences takes part in the collectives with it, and its gradients are zero."""
+    """Lay the chosen sequences out side by side; of neighbours in one family, the prompt once.
+
+    Without any, a micro-batch of one token that predicts nothing: a rank that has run out of sequences takes part in
+    the collectives with it, and its gradients are zero.
+    """
     if not indices:
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         token = torch.zeros(1, dtype=torch.int64, device=device)
-        return MicroBatch(token, token, [1], nothing, nothing, nothing, [], nothing)
-    starts_N = np.concatenate([[0], np.cumsum(batch.prompt_lengths_N + batch.completion_lengths_N)])
-    completion_starts_N = np.concatenate([[0], np.cumsum(batch.completion_lengths_N)])
-    tokens, positions, predict_at, targets, owners, places = [], [], [], [], [], []
-    offset = 0
+        return MicroBatch(token, token, [1], None, nothing, nothing, nothing, [], nothing)
+    completion_starts_N = np.cumsum(batch.completion_lengths_N) - batch.completion_lengths_N
+    tokens, positions, rows, predict_at, targets, owners, places = [], [], [], [], [], [], []
+    offset, prompt_at, family = 0, 0, -1
     for owner, index in enumerate(indices):
         prompt, completion = int(batch.prompt_lengths_N[index]), int(batch.completion_lengths_N[index])
-        start, fed = int(starts_N[index]), prompt + completion - 1
-        tokens.append(batch.token_ids[start : start + fed])
-        positions.append(np.arange(fed))
-        predict_at.append(np.arange(offset + prompt - 1, offset + fed))
-        targets.append(batch.token_ids[start + prompt : start + prompt + completion])
+        if batch.family_of_N[index] != family:
+            family, prompt_at = int(batch.family_of_N[index]), offset
+            tokens.append(batch.prompt(index))
+            positions.append(np.arange(prompt))
+            offset += prompt
+        own = np.arange(offset, offset + completion - 1)
+        tokens.append(batch.completion(index)[:-1])
+        positions.append(np.arange(prompt, prompt + completion - 1))
+        rows.append(np.concatenate([np.arange(prompt_at, prompt_at + prompt), own]))
+        predict_at.append(np.concatenate([[prompt_at + prompt - 1], own]))
+        targets.append(batch.completion(index))
         owners.append(np.full(completion, owner))
         places.append(np.arange(completion_starts_N[index], completion_starts_N[index] + completion))
-        offset += fed
+        offset += completion - 1
 
     def tensor(parts: list[Ints]) -> Tensor:
         return torch.from_numpy(np.concatenate(parts)).to(device)
 
+    lengths = [len(row) for row in rows]
     return MicroBatch(
         token_ids_S=tensor(tokens),
         positions_S=tensor(positions),
-        lengths=[len(part) for part in tokens],
+        lengths=lengths,
+        row_tokens_R=tensor(rows) if sum(lengths) > offset else None,
         predict_at_T=tensor(predict_at),
         targets_T=tensor(targets),
         sequence_ids_T=tensor(owners),

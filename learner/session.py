@@ -1,12 +1,18 @@
 """Owns rank 0's dealings with the broker and the actors: everything of the loop that only one rank does.
 
 hello -> (top_up -> take -> publish -> release)*          evaluations beside it
+
+Actors take up new weights between two of their own steps, which the learner need not wait for: `publish` copies the
+weights aside, and a thread sends them, announces the version, releases the groups and admits new tasks. At most one
+publish is under way; `finish_publish` waits for it, and everything that speaks of its version does so first.
 """
 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -32,8 +38,11 @@ class Publisher(Protocol):
     def endpoint(self) -> str:
         """Address of the control socket that actors join."""
 
-    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> Any:
-        """Hand `version` to the actors; blocking, bounded in time, not upset by an actor's death."""
+    def stage(self, version: int, tensors: Iterable[tuple[str, Tensor]]) -> Any:
+        """Copy the weights of `version` aside, so that training may go on."""
+
+    def send(self, staged: Any) -> Any:
+        """Hand staged weights to the actors; blocking, bounded in time, not upset by an actor's death."""
 
     def close(self) -> None:
         """Stop answering actors."""
@@ -73,6 +82,7 @@ class BrokerSession:
             self.client, config, ProblemFile(data / "eval.jsonl"), idle_limit_s=idle_limit_s
         )
         self.finished_evaluations: list[EvaluationFigures] = []
+        self._publishing: Future[dict[str, Any]] | None = None
 
     def close(self) -> None:
         """Leave the broker."""
@@ -84,6 +94,8 @@ class BrokerSession:
 
     def poll_groups(self, version: int, wait_s: float) -> bool:
         """Wait for the groups of one step; True once they are here. Collects evaluations meanwhile."""
+        if self._publishing is not None and self._publishing.done():
+            self.finish_publish()
         self.poll_evaluations(0.0)
         return self.intake.poll(self.config.learner.groups_per_step, version, wait_s)
 
@@ -100,13 +112,43 @@ class BrokerSession:
         finished, self.finished_evaluations = self.finished_evaluations, []
         return finished
 
-    def announce(self, version: int) -> None:
-        """Tell the broker that actors have `version`; credit comes back, what is too old is swept."""
+    def publish(self, version: int, tensors: Iterable[tuple[str, Tensor]], trained: list[TakenGroup]) -> None:
+        """Exhaust `tensors` and begin to publish them as `version`, after which the groups `trained` are released.
+
+        Waits for the publish before, whose failure is raised here.
+        """
+        self.finish_publish()
+        staged = self.publisher.stage(version, tensors)
+        future: Future[dict[str, Any]] = Future()
+
+        def send() -> None:
+            try:
+                self.publisher.send(staged)
+                status = self._announce(version)
+                if trained:
+                    self.release(trained)
+                    self.top_up()
+                future.set_result(status)
+            except BaseException as error:  # whatever it is, the learner's own thread must learn of it
+                future.set_exception(error)
+
+        self._publishing = future
+        threading.Thread(target=send, name=f"publish-{version}", daemon=True).start()
+
+    def finish_publish(self) -> None:
+        """Wait until the publish under way has ended, in time bounded by the publisher; raise what it raised."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            status = publishing.result()
+            self.intake.drop_dead_letters(status)
+            self.evaluations.drop_dead_letters(status)
+
+    def _announce(self, version: int) -> dict[str, Any]:
+        """Tell the broker that actors have `version`; credit comes back, what is too old is swept. Its status."""
         header = self.client.request(Publish(version=version), timeout_s=REPLY_TIMEOUT_S).header
         if not isinstance(header, StatusReport):
             raise RunFailure(f"the broker refused version {version}: {header!r}")
-        self.intake.drop_dead_letters(header.status)
-        self.evaluations.drop_dead_letters(header.status)
+        return header.status
 
     def release(self, groups: list[TakenGroup]) -> None:
         """These groups are trained on."""

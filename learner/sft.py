@@ -22,7 +22,7 @@ import torch
 from common.config import ColdStartSection
 from common.errors import UserError
 from learner.optimizer import Optimizer, learning_rate
-from learner.packing import Sequences, pack, plan_microbatches
+from learner.packing import Sequences, pack, plan_batch
 from learner.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def cold_start(
 def _accumulate(trainer: Trainer, batch: Sequences) -> float:
     """Gradients of the mean cross-entropy over the batch's response tokens, which is returned."""
     ranks = trainer.ranks
-    plan = plan_microbatches(batch.fed_lengths_N, trainer.config.learner.tokens_per_microbatch, ranks.size)
+    plan = plan_batch(batch, trainer.config.learner.tokens_per_microbatch, ranks.size)
     total = int(batch.completion_lengths_N.sum())
     summed = torch.zeros(1, dtype=torch.float64)
     for part in plan[ranks.rank]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,15 +15,15 @@ from learner.batch import TrainingBatch
 from learner.loss import STATS, LossConfig, policy_loss
 from learner.model import Policy, load_policy
 from learner.optimizer import Optimizer, learning_rate
-from learner.packing import MicroBatch, pack, plan_microbatches
+from learner.packing import MicroBatch, Sequences, pack, plan_batch
 from learner.ranks import Ranks
 
-_SUMS = (*STATS, "entropy", "objective", "logp_difference")
+_SUMS = (*STATS, "entropy", "objective", "logp_difference", "num_fed_tokens")
 
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What a step reports, over all ranks. Means are over the tokens that count."""
+    """What a step reports, over all ranks. Means are over the tokens that count, of sequences that carry a gradient."""
 
     loss: float
     grad_norm: float
@@ -37,6 +38,7 @@ class StepFigures:
     kl: float | None
     """Mean k3 against the reference; None without one."""
     num_fed_tokens: int
+    """Tokens that went through the policy: a family's prompt once, sequences without a gradient not at all."""
     num_microbatches: int
     pack_s: float
     train_s: float
@@ -61,6 +63,15 @@ class Trainer:
             max_grad_norm=learner.max_grad_norm,
         )
 
+    def warm_up(self) -> None:
+        """Everything that the first step pays for (lazy set-up, operators' first calls: 1.2 s in the demo), paid while
+        the actors load. Collective; call before `restore`: it leaves weights as they are, and moments empty."""
+        tokens = ([0, 0, 0], [0, 0])
+        batch = TrainingBatch(Sequences.of([tokens, tokens]), torch.zeros(4), torch.ones(4).bool(), torch.ones(2))
+        self._accumulate(batch, pack(batch.sequences, [0, 1], self.ranks.device), 2, 4)
+        self.optimizer.step(0.0, 0.0, where="warm-up")
+        self.optimizer.reset()
+
     def refresh_reference(self) -> None:
         """The reference becomes the policy of now (R1: every 400 steps, and at the start of a stage)."""
         if self.reference is not None:
@@ -70,7 +81,9 @@ class Trainer:
         """Optimizer step number `step` (from 0) on `batch`; RunFailure, before any update, if it is not finite."""
         began = time.perf_counter()
         learner = self.config.learner
-        plan = plan_microbatches(batch.sequences.fed_lengths_N, learner.tokens_per_microbatch, self.ranks.size)
+        plan = plan_batch(
+            batch.sequences, learner.tokens_per_microbatch, self.ranks.size, members=self._with_gradient(batch)
+        )
         microbatches = [pack(batch.sequences, part, self.ranks.device) for part in plan[self.ranks.rank]]
         packed = time.perf_counter()
         num_tokens, num_sequences = batch.num_tokens, len(batch.sequences)
@@ -104,11 +117,21 @@ class Trainer:
             clip_low=stats["clip_low"] / count,
             clip_high=stats["clip_high"] / count,
             kl=stats["kl"] / count if self.reference is not None else None,
-            num_fed_tokens=int(batch.sequences.fed_lengths_N.sum()),
+            num_fed_tokens=int(stats["num_fed_tokens"]),
             num_microbatches=len(microbatches),
             pack_s=packed - began,
             train_s=time.perf_counter() - packed,
         )
+
+    def _with_gradient(self, batch: TrainingBatch) -> list[int]:
+        """Sequences worth computing. Where the advantage is 0 (groups whose rewards are all equal) or no token counts,
+        the objective's gradient is exactly 0, unless there is a penalty against the reference."""
+        counts_N = torch.zeros(len(batch.sequences), dtype=torch.bool)
+        owners_T = torch.from_numpy(np.repeat(np.arange(len(counts_N)), batch.sequences.completion_lengths_N))
+        counts_N[owners_T[batch.loss_mask_T]] = True
+        if self.reference is None:
+            counts_N &= batch.advantages_N != 0
+        return [int(index) for index in counts_N.nonzero()[:, 0]]
 
     def _accumulate(
         self, batch: TrainingBatch, microbatch: MicroBatch, num_sequences: int, num_tokens: int
@@ -138,5 +161,6 @@ class Trainer:
         entropy = torch.where(mask_T, entropy_T, 0.0).sum()
         difference_T = torch.where(mask_T, (logprobs_T.detach() - behavior_T).abs(), 0.0)
         largest = float(difference_T.max()) if len(difference_T) else 0.0
-        sums = [*(stats[name] for name in STATS), entropy, loss.detach(), difference_T.sum()]
+        fed = loss.new_tensor(float(microbatch.token_ids_S.numel() if microbatch.sequences else 0))
+        sums = [*(stats[name] for name in STATS), entropy, loss.detach(), difference_T.sum(), fed]
         return torch.stack(sums).double().cpu(), largest

@@ -128,8 +128,11 @@ class FakePublisher:
         self.published: list[tuple[int, dict[str, torch.Tensor]]] = []
         self.closed = False
 
-    def publish(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-        self.published.append((version, {name: tensor.clone() for name, tensor in tensors}))
+    def stage(self, version: int, tensors: Iterable[tuple[str, torch.Tensor]]) -> Any:
+        return version, {name: tensor.clone() for name, tensor in tensors}
+
+    def send(self, staged: Any) -> None:
+        self.published.append(staged)
 
     def close(self) -> None:
         self.closed = True

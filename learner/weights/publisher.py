@@ -1,4 +1,4 @@
-"""What the learner uses: `WeightPublisher.publish(version, tensors)` makes a version usable by all actors."""
+"""What the learner uses: `WeightPublisher` makes a version usable by all actors: `stage` copies, `send` brings it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from common.config import RunConfig
 from common.metrics import REGISTRY
 from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs
-from learner.weights.transport import Tensors, Transport
+from learner.weights.transport import Staged, Tensors, Transport
 
 log = logging.getLogger(__name__)
 
 PUBLISH_SECONDS = Histogram(
     "zeroq_weights_publish_seconds",
-    "Time of one publish, staging included",
+    "Time from staged weights to actors that sample from them",
     registry=REGISTRY,
     buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120),
 )
@@ -72,16 +72,26 @@ class WeightPublisher:
         self.endpoint = self._control.endpoint
 
     def publish(self, version: int, tensors: Tensors) -> PublishReport:
-        """Bring `version` to all current actors and serve it to late joiners.
+        """`stage` and `send` in one."""
+        return self.send(self.stage(version, tensors))
 
-        Exhausts `tensors` (Hugging Face names; cast to the actors' dtype), then blocks until the actors sample from
-        the new version, or are left out: at most 2 x ready_timeout_s + 3 x transfer_timeout_s. An actor's death is
-        never an error. ValueError when the version does not grow or the parameters changed.
+    def stage(self, version: int, tensors: Tensors) -> Staged:
+        """Copy the weights of `version` aside; the model may change from then on.
+
+        Exhausts `tensors` (Hugging Face names; cast to the actors' dtype). Not while a `send` is under way. ValueError
+        when the version does not grow or the parameters changed.
         """
         if self._latest is not None and version <= self._latest:
             raise ValueError(f"version {version} after {self._latest}: versions grow")
-        began = time.monotonic()
-        staged = self._transport.stage(version, tensors)
+        return self._transport.stage(version, tensors)
+
+    def send(self, staged: Staged) -> PublishReport:
+        """Bring staged weights to all current actors and serve them to late joiners; in any thread, one at a time.
+
+        Blocks until the actors sample from the new version, or are left out: at most 2 x ready_timeout_s +
+        3 x transfer_timeout_s. An actor's death is never an error.
+        """
+        version, began = staged.version, time.monotonic()
         finished = self._control.publish(staged)
         self._latest = version
         seconds = time.monotonic() - began

@@ -99,7 +99,7 @@ def test_transformers_builds_no_mask(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_padding_stays_below_twice_the_tokens() -> None:
     layout = PackedLayout.of([1000, *[20] * 50, *[11] * 50])
     assert len(layout.buckets) == 2
-    assert layout.padded_from_R.numel() <= 2 * (1000 + 20 * 50 + 11 * 50)
+    assert layout.padded.token_of.numel() <= 2 * (1000 + 20 * 50 + 11 * 50)
 
 
 def test_sequences_do_not_see_each_other() -> None:
