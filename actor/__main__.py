@@ -24,7 +24,7 @@ async def _run(process: Process) -> None:
     # The engine first: it may be forked, and a fork wants few threads around it.
     engine = await Engine.start(process.config, process.name)
     try:
-        await engine.warm_up(process.config.rollout)
+        await engine.warm_up(process.config.rollout, process.config.actor.max_concurrent_groups)
         endpoint = wait_for_endpoint(process.paths, "actor")
         with BrokerClient(endpoint, "actor", process.name) as client:
             await _serve(process, engine, client)

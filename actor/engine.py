@@ -74,9 +74,10 @@ class Engine:
         log.info("engine ready in %.1f s (imports %.1f s)", now - began, imported - began)
         return cls(llm)
 
-    async def warm_up(self, rollout: RolloutSection) -> None:
-        """Sample a group of a few tokens and forget it: what a first request sets up is set up, and a model that cannot
-        be sampled from shows before work is leased (RunFailure)."""
+    async def warm_up(self, rollout: RolloutSection, num_groups: int) -> None:
+        """Sample one group of a few tokens, then `num_groups` at once, and forget them: what first requests and other
+        batch sizes set up (compiled helpers) is set up, and a model that cannot be sampled from shows before work is
+        leased (RunFailure)."""
         began = time.monotonic()
         num_tokens = min(rollout.max_tokens, _WARM_UP_TOKENS)
         sampling = Sampling(
@@ -84,7 +85,14 @@ class Engine:
         )
         prompt = [0] * min(_WARM_UP_TOKENS, self._max_model_len - num_tokens)
         try:
-            await self.generate_group(prompt, sampling, rollout.group_size, salt="warm-up", request_id="warm-up")
+            for count in (1, num_groups):
+                names = [f"warm-up-{count}-{number}" for number in range(count)]
+                await asyncio.gather(
+                    *(
+                        self.generate_group(prompt, sampling, rollout.group_size, salt=name, request_id=name)
+                        for name in names
+                    )
+                )
         except (EngineDied, GenerationAborted, PromptRefused) as error:
             raise RunFailure(f"vLLM started, but cannot sample: {error}; its own report is above") from error
         self._tokens_of_past_requests = 0

@@ -50,7 +50,7 @@ class Graders:
         self.function_limit_s = config.broker.grade_lease_s * FUNCTION_SHARE_OF_LEASE
         check_reward(self.reward)
         size = min(len(os.sched_getaffinity(0)), config.evaluator.max_concurrent_groups)
-        warm = ["evaluator.graders.math_answer:self_test"]
+        warm = ["evaluator.graders.math_answer:self_test", "evaluator.graders.reasoning_gym_answer:self_test"]
         if any(component.kind == "language" for component in self.reward.components):
             warm.append("evaluator.graders.language:self_test")
         self.pool = _start(size, warm)

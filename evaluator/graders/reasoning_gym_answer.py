@@ -35,6 +35,15 @@ def _scorer_of(spec: dict[str, Any]) -> tuple[Scorer, dict[str, Any]]:
     return _scorer(task["dataset"], json.dumps(task.get("params", {}), sort_keys=True)), task["entry"]
 
 
+def self_test() -> None:
+    """RuntimeError unless a right answer scores and a wrong one does not; the first group does not wait for imports."""
+    entry = {"question": "1 + 1 =", "answer": "2", "metadata": {}}
+    spec = {"reasoning_gym": {"dataset": "chain_sum", "entry": entry}}
+    scores = [grade(answer, spec)["score"] for answer in ("2", "3")]
+    if scores[0] != 1.0 or scores[1] >= 1.0:
+        raise RuntimeError(f"reasoning-gym scores a right answer {scores[0]}, a wrong one {scores[1]}")
+
+
 def prepare(answer: str, spec: dict[str, Any]) -> None:
     """Build the dataset outside the limit: some load word lists."""
     _scorer_of(spec)
