@@ -13,7 +13,7 @@ import pytest
 
 from actor.engine import Engine, EngineDied, PromptRefused
 from actor.group import GeneratedGroup, GenerationAborted
-from common.config import RunConfig
+from common.config import RolloutSection, RunConfig
 from common.messages import Sampling
 from tests.integration.actor_model import EOS, VOCAB, make_model
 
@@ -59,6 +59,9 @@ class Rig:
             return await asyncio.wait_for(task(), 120)
 
         return self._runner.run(bounded())
+
+    def warm_up(self) -> None:
+        self.run(lambda: self.engine.warm_up(RolloutSection(group_size=4), num_groups=2))
 
     def group(self, size: int = 8, prompt: list[int] = PROMPT, **sampling: Any) -> GeneratedGroup:
         return self.run(lambda: self.sample(size, prompt, **sampling))
@@ -136,6 +139,12 @@ def test_logprobs_equal_transformers(rig: Rig, temperature: float) -> None:
     assert difference.max() <= 1e-3
     other = np.abs(group.logprobs - reference_logprobs(rig.model, PROMPT, group, 2 * temperature))
     assert other.max() > 0.1, "the model tells temperatures apart"
+
+
+def test_a_warm_up_is_forgotten(rig: Rig) -> None:
+    rig.warm_up()
+    assert rig.engine.tokens_generated == 0
+    assert len(rig.group(size=2).num_tokens) == 2
 
 
 def test_end_of_sequence_is_included(rig: Rig) -> None:

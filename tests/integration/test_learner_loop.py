@@ -157,6 +157,40 @@ def test_a_stop_saves_and_ends_well(tmp_path: Path, model: Path) -> None:
     assert len(state["outstanding"]) + summary["groups_trained"] == state["cursor"]
 
 
+def test_training_goes_on_while_a_version_is_on_its_way(tmp_path: Path, model: Path) -> None:
+    """A publish ends only when the step after it has begun to wait for groups: the learner must not wait for it."""
+    recorded = threading.Event()
+
+    class Slow(FakePublisher):
+        def send(self, staged: Any) -> None:
+            if staged[0] == 1:
+                wait_until(lambda: read_lines(tmp_path / "metrics.jsonl") != [], "the record of step 1")
+                recorded.set()
+            super().send(staged)
+
+    publisher = Slow()
+    process = make_process(tmp_path, make_config(model, learner={"max_steps": 2, "steps_per_publish": 1}))
+    write_data(tmp_path)
+    with broker_process(tmp_path) as paths, River(paths):
+        run(process, make_publisher=lambda _: publisher)
+    assert recorded.is_set()
+    assert publisher.versions == [0, 1, 2]
+
+
+def test_a_publish_that_fails_ends_the_run(tmp_path: Path, model: Path) -> None:
+    class Broken(FakePublisher):
+        def send(self, staged: Any) -> None:
+            if staged[0] == 1:
+                raise RunFailure("the control thread hangs")
+            super().send(staged)
+
+    process = make_process(tmp_path, make_config(model, learner={"max_steps": 50, "steps_per_publish": 1}))
+    write_data(tmp_path)
+    with broker_process(tmp_path) as paths, River(paths), pytest.raises(RunFailure, match="control thread hangs"):
+        run(process, make_publisher=lambda _: Broken())
+    assert len(read_lines(tmp_path / "metrics.jsonl")) <= 2
+
+
 def test_groups_of_equal_rewards_leave_the_weights_alone(tmp_path: Path, model: Path) -> None:
     publisher = train(tmp_path, make_config(model, learner={"max_steps": 2}), reward=lambda rng: 0.25)
     lines = read_lines(tmp_path / "metrics.jsonl")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -87,6 +88,68 @@ def test_log_probabilities_equal_those_of_plain_transformers(model: Path, ranks:
         entropies.append(-(scores.exp() * scores).sum(-1))
     torch.testing.assert_close(logprobs, torch.stack(expected), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy, torch.cat(entropies), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_sharing_prompts_changes_neither_log_probabilities_nor_gradients(model: Path, ranks: Ranks, dtype: str) -> None:
+    policy = load_policy(model, make_config(model, learner={"dtype": dtype}).learner, ranks)
+    rng = np.random.default_rng(3)
+    prompts = [rng.integers(0, 60, 12).tolist(), rng.integers(0, 60, 5).tolist()]
+    pairs = [(prompts[i % 2], rng.integers(0, 60, int(n)).tolist()) for i, n in enumerate((9, 3, 1, 7, 20, 2))]
+    results = []
+    for order in ([0, 2, 4, 1, 3, 5], [0, 1, 2, 3, 4, 5]):  # families side by side; no two relatives side by side
+        batch = Sequences.of([pairs[index] for index in order])
+        packed = pack(batch, range(6))
+        logprobs, _ = policy.logprobs(packed)
+        parts = dict(zip(order, logprobs.split(batch.completion_lengths_N.tolist()), strict=True))
+        weights = torch.linspace(-1, 1, len(logprobs))
+        (torch.cat([parts[index] for index in range(6)]) * weights).sum().backward()
+        gradients = [p.grad.full_tensor().clone() for p in policy.module.parameters()]  # type: ignore[union-attr,attr-defined]
+        policy.module.zero_grad()
+        results.append((packed, torch.cat([parts[index] for index in range(6)]).detach(), gradients))
+    (shared, one, gradients), (apart, other, others) = results
+    assert len(shared.token_ids_S) == len(apart.token_ids_S) - 2 * 12 - 2 * 5
+    tolerance = 1e-5 if dtype == "float32" else 3e-2
+    torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+    for own, expected in zip(gradients, others, strict=True):
+        assert (own - expected).norm() <= tolerance * max(float(expected.norm()), 1.0)
+
+
+def test_what_carries_no_gradient_is_not_computed(model: Path, ranks: Ranks) -> None:
+    groups = [make_group(1), make_group(2, rewards=(0.5, 0.5, 0.5, 0.5))]
+    norms, fed = [], []
+    for skip in (True, False):
+        trainer = Trainer(make_config(model), model, ranks)
+        if not skip:
+            trainer._with_gradient = lambda batch: list(range(len(batch.sequences)))  # type: ignore[method-assign]
+        batch, _ = build_batch(groups, 0, trainer.config.learner)
+        figures = trainer.step(batch, 0)
+        norms.append((figures.grad_norm, [p.full_tensor() for p in trainer.policy.module.parameters()]))  # type: ignore[attr-defined]
+        fed.append(figures.num_fed_tokens)
+    prompt, lengths = len(groups[1].prompt_ids), groups[1].lengths
+    assert fed[1] - fed[0] == prompt + sum(length - 1 for length in lengths)
+    assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-5)
+    for own, other in zip(norms[0][1], norms[1][1], strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-6)
+
+
+def test_with_a_penalty_all_sequences_are_computed(model: Path, ranks: Ranks) -> None:
+    trainer = Trainer(make_config(model, learner={"loss": {"kl_coef": 0.1}}), model, ranks)
+    group = make_group(2, rewards=(0.5, 0.5, 0.5, 0.5))
+    batch, _ = build_batch([group], 0, trainer.config.learner)
+    figures = trainer.step(batch, 0)
+    assert figures.num_fed_tokens == len(group.prompt_ids) + sum(length - 1 for length in group.lengths)
+    assert figures.kl == pytest.approx(0.0, abs=1e-9)
+
+
+def test_the_warm_up_leaves_no_trace(model: Path, ranks: Ranks) -> None:
+    trainer = Trainer(make_config(model), model, ranks)
+    before = [p.full_tensor().clone() for p in trainer.policy.module.parameters()]  # type: ignore[attr-defined]
+    trainer.warm_up()
+    after = [p.full_tensor() for p in trainer.policy.module.parameters()]  # type: ignore[attr-defined]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not trainer.optimizer.adam.state
+    assert all(p.grad is None for p in trainer.policy.module.parameters())
 
 
 @pytest.mark.parametrize("budget", [8, 20, 1000])
