@@ -178,6 +178,11 @@ class LearnerSection(Section):
     advantage_scale: Literal["std", "none"] = "std"
     advantage_ddof: Literal[0, 1] = 0
     advantage_eps: float = Field(1e-6, ge=0)
+    skip_without_gradient: bool = Field(
+        True,
+        description="Leave out what cannot move the policy (groups of equal rewards); entropy and the like then cover "
+        "the rest only.",
+    )
     mask_truncated: bool = Field(False, description="Truncated completions carry no gradient.")
     reference_refresh_steps: int | None = Field(
         None, ge=1, description="Replace the reference by the policy (R1: 400)."

@@ -84,7 +84,8 @@ class StepLog:
         REWARD.set(batch.reward)
         LOSS.set(figures.loss)
         GRADIENT_NORM.set(figures.grad_norm)
-        ENTROPY.set(figures.entropy)
+        if figures.entropy is not None:
+            ENTROPY.set(figures.entropy)
         LENGTH.set(batch.mean_length)
         ZERO_STD.set(batch.frac_reward_zero_std)
         STALENESS.set(max(batch.staleness, default=0))

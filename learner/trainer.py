@@ -23,18 +23,18 @@ _SUMS = (*STATS, "entropy", "objective", "logp_difference", "num_fed_tokens")
 
 @dataclass(frozen=True)
 class StepFigures:
-    """What a step reports, over all ranks. Means are over the tokens that count, of sequences that carry a gradient."""
+    """What a step reports, over all ranks. Means are over the tokens that count and were computed; None without any."""
 
     loss: float
     grad_norm: float
     learning_rate: float
-    entropy: float
-    ratio: float
-    logp_difference_mean: float
+    entropy: float | None
+    ratio: float | None
+    logp_difference_mean: float | None
     """|learner's - sampler's log-probability|: at staleness 0, how far the two engines differ."""
-    logp_difference_max: float
-    clip_low: float
-    clip_high: float
+    logp_difference_max: float | None
+    clip_low: float | None
+    clip_high: float | None
     kl: float | None
     """Mean k3 against the reference; None without one."""
     num_fed_tokens: int
@@ -105,18 +105,22 @@ class Trainer:
         norm = self.optimizer.step(rate, stats["objective"], where=where)
         if learner.reference_refresh_steps is not None and (step + 1) % learner.reference_refresh_steps == 0:
             self.refresh_reference()
-        count = max(stats["num_tokens"], 1.0)
+        count = stats["num_tokens"]
+
+        def mean(name: str) -> float | None:
+            return stats[name] / count if count else None
+
         return StepFigures(
             loss=stats["objective"],
             grad_norm=norm,
             learning_rate=rate,
-            entropy=stats["entropy"] / count,
-            ratio=stats["ratio"] / count,
-            logp_difference_mean=stats["logp_difference"] / count,
-            logp_difference_max=max(summed[len(_SUMS) :]),
-            clip_low=stats["clip_low"] / count,
-            clip_high=stats["clip_high"] / count,
-            kl=stats["kl"] / count if self.reference is not None else None,
+            entropy=mean("entropy"),
+            ratio=mean("ratio"),
+            logp_difference_mean=mean("logp_difference"),
+            logp_difference_max=max(summed[len(_SUMS) :]) if count else None,
+            clip_low=mean("clip_low"),
+            clip_high=mean("clip_high"),
+            kl=mean("kl") if self.reference is not None else None,
             num_fed_tokens=int(stats["num_fed_tokens"]),
             num_microbatches=len(microbatches),
             pack_s=packed - began,
@@ -126,6 +130,8 @@ class Trainer:
     def _with_gradient(self, batch: TrainingBatch) -> list[int]:
         """Sequences worth computing. Where the advantage is 0 (groups whose rewards are all equal) or no token counts,
         the objective's gradient is exactly 0, unless there is a penalty against the reference."""
+        if not self.config.learner.skip_without_gradient:
+            return list(range(len(batch.sequences)))
         counts_N = torch.zeros(len(batch.sequences), dtype=torch.bool)
         owners_T = torch.from_numpy(np.repeat(np.arange(len(counts_N)), batch.sequences.completion_lengths_N))
         counts_N[owners_T[batch.loss_mask_T]] = True

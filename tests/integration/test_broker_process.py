@@ -214,6 +214,7 @@ def test_a_lease_for_a_vanished_actor_goes_to_another_at_once(broker: BrokerProc
         gone.call(m.LeaseWork(kind="generate", version=0, wait_s=200.0))
         wait_until(lambda: ask(learner, m.GetStatus()).status["waiting"]["generate"] == 1, "the actor waits")
         gone.close()
+        time.sleep(1.0)  # until the broker's socket has heard of it; before that, the lease would have to expire
         parked = second.call(m.LeaseWork(kind="generate", version=0, wait_s=20.0))
         add(learner, "t1")
         lease = parked.result(20).header

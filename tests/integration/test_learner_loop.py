@@ -164,7 +164,7 @@ def test_training_goes_on_while_a_version_is_on_its_way(tmp_path: Path, model: P
     class Slow(FakePublisher):
         def send(self, staged: Any) -> None:
             if staged[0] == 1:
-                wait_until(lambda: read_lines(tmp_path / "metrics.jsonl") != [], "the record of step 1")
+                wait_until((tmp_path / "metrics.jsonl").exists, "the record of step 1")
                 recorded.set()
             super().send(staged)
 

@@ -94,12 +94,16 @@ def test_rates_of_a_run_count_from_the_start_of_training(sides: ModuleType) -> N
         {"time": 90.0, "event": "phase", "name": "starting"},
         {"time": 95.0, "event": "evaluation", "step": 0},
         {"time": 100.0, "event": "phase", "name": "training"},
+        {"time": 97.0, "event": "actor_ready", "name": "actor-0"},
+        {"time": 99.0, "event": "actor_ready", "name": "actor-1"},
     ]
     metrics = [
         {"time": 110.0, "sample/staleness_histogram": {"0": 60, "1": 40}},
         {"time": 112.0, "sample/staleness_histogram": {"2": 300}},
         {"time": 114.0, "sample/staleness_histogram": {"2": 200}},
     ]
+    late = [{**event, "time": 104.0} if event["event"] == "actor_ready" else event for event in events]
+    assert sides.training_of("zeroq", metrics, late).steps == [6.0, 8.0, 10.0]
     side = sides.training_of("zeroq", metrics, events)
     assert side.steps == [10.0, 12.0, 14.0]
     assert side.tokens_per_s == pytest.approx(600 / 14)

@@ -119,9 +119,7 @@ def test_what_carries_no_gradient_is_not_computed(model: Path, ranks: Ranks) -> 
     groups = [make_group(1), make_group(2, rewards=(0.5, 0.5, 0.5, 0.5))]
     norms, fed = [], []
     for skip in (True, False):
-        trainer = Trainer(make_config(model), model, ranks)
-        if not skip:
-            trainer._with_gradient = lambda batch: list(range(len(batch.sequences)))  # type: ignore[method-assign]
+        trainer = Trainer(make_config(model, learner={"skip_without_gradient": skip}), model, ranks)
         batch, _ = build_batch(groups, 0, trainer.config.learner)
         figures = trainer.step(batch, 0)
         norms.append((figures.grad_norm, [p.full_tensor() for p in trainer.policy.module.parameters()]))  # type: ignore[attr-defined]
@@ -131,6 +129,14 @@ def test_what_carries_no_gradient_is_not_computed(model: Path, ranks: Ranks) -> 
     assert norms[0][0] == pytest.approx(norms[1][0], rel=1e-5)
     for own, other in zip(norms[0][1], norms[1][1], strict=True):
         torch.testing.assert_close(own, other, rtol=0, atol=1e-6)
+
+
+def test_without_any_gradient_means_are_unknown_and_not_0(model: Path, ranks: Ranks) -> None:
+    trainer = Trainer(make_config(model), model, ranks)
+    batch, _ = build_batch([make_group(2, rewards=(0.5, 0.5, 0.5, 0.5))], 0, trainer.config.learner)
+    figures = trainer.step(batch, 0)
+    assert (figures.num_fed_tokens, figures.grad_norm) == (0, 0.0)
+    assert figures.entropy is figures.ratio is figures.logp_difference_mean is figures.logp_difference_max is None
 
 
 def test_with_a_penalty_all_sequences_are_computed(model: Path, ranks: Ranks) -> None:
