@@ -6,15 +6,16 @@ sequences as the loss (TRL: loss_type "grpo"), the same seed, and rewards from t
 inside TRL it runs in the trainer's thread). What remains different: TRL divides by the sample standard deviation (ddof
 1, eps 1e-4; zeroq: ddof 0, eps 1e-6), and random numbers.
 
-zeroq is a real `zeroq run`: broker, evaluator, a vLLM actor on one core, a learner with one thread on the other. Its
-in-loop evaluations (every 10 steps; --eval-every 0 leaves them out) and the saving of checkpoints stay on its clock: an
-evaluation is 1,000 completions for the actor, as many as 8 steps. TRL runs in one process, generates all 128
+zeroq is a real `zeroq run`: broker, evaluator, a vLLM actor on one core (compiled where there is a g++), a learner with
+one thread on the other. Saving checkpoints stays on its clock, and so do in-loop evaluations if --eval-every asks for
+them: an evaluation is 1,000 completions for the actor, as many as 8 steps. TRL runs in one process, generates all 128
 completions of a step at once (transformers), trains on them in one batch, no gradient checkpointing, a fused AdamW, no
 logging, saving or evaluation on its clock; float32 and bfloat16 (autocast) with 2 threads and float32 with 1 are tried
 for some steps and the fastest is taken. TRL's vLLM mode is for GPUs.
 
-Both clocks start at the first step: processes, engines and graders are up. Held-out pass@1 (T 0.6, top-p 0.95, 4
-samples of 200 problems) is measured afterwards on saved checkpoints of both sides, by one sampler, on no clock.
+zeroq's clock starts when training may begin and an actor holds weights, TRL's when training begins: processes, engines
+and graders are up, nothing is sampled yet. Held-out pass@1 (T 0.6, top-p 0.95, 4 samples of 200 problems) is measured
+afterwards on saved checkpoints of both sides, by one sampler, on no clock.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ examples:
 
   python benchmarks/vs_trl.py                                  all of it: cold start, both sides, about 12 minutes
   python benchmarks/vs_trl.py --start runs/NAME/checkpoints/step-0 --seed 2 --json vs_trl.json
-  python benchmarks/vs_trl.py --start DIR --eval-every 0       evaluation on neither clock
+  python benchmarks/vs_trl.py --start DIR --eval-every 10      zeroq evaluates while it trains, on its clock
   python benchmarks/vs_trl.py --start DIR --steps 4 --every 2 --trial-steps 2 data.eval_size=40       does it work?
 
 Use an idle machine: the two sides run one after the other, and how busy the machine was is printed with each.

@@ -7,7 +7,8 @@
 No process outlives the launcher, however the launcher ends: children get the parent-death signal before they become
 what they are (launcher/child.py), everything a child starts carries this pool's mark in its environment, and orphans
 are handed to this process by the kernel (sub-reaper) and killed at the end. Children run in sessions of their own, so
-that Ctrl-C in a terminal reaches the launcher only, which then stops them in order.
+that Ctrl-C in a terminal reaches the launcher only, which then stops them in order. Their temporary files lie in one
+folder, which goes with them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -80,6 +83,7 @@ class Pool:
         self._backoff_s = backoff_s
         self._deadlines = stop_deadline_s or STOP_DEADLINE_S
         self._mark = uuid.uuid4().hex
+        self._scratch = tempfile.mkdtemp(prefix="zeroq-")  # vLLM and torchrun leave sockets and folders behind
         self._children: dict[str, Child] = {}
 
     def __enter__(self) -> Pool:
@@ -152,6 +156,7 @@ class Pool:
                     child.process.wait(max(0.0, deadline - time.monotonic()))
         self._kill_all()
         self._children.clear()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def last_lines(self, name: str) -> str:
         """The end of a process's log."""
@@ -160,7 +165,7 @@ class Pool:
     def _spawn(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
         self._paths.logs.mkdir(parents=True, exist_ok=True)
         cores = ",".join(map(str, sorted(spec.cores))) if spec.cores else "-"
-        environment = {**os.environ, **spec.environment, MARK: self._mark}
+        environment = {**os.environ, "TMPDIR": self._scratch, **spec.environment, MARK: self._mark}
         with (self._paths.logs / f"{spec.name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-S", "-E", str(_CHILD), str(os.getpid()), cores, *spec.command],

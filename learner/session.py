@@ -94,7 +94,8 @@ class BrokerSession:
 
     def poll_groups(self, version: int, wait_s: float) -> bool:
         """Wait for the groups of one step; True once they are here. Collects evaluations meanwhile."""
-        if self._publishing is not None and self._publishing.done():
+        # With `pace` the broker chooses what must be trained on now, so it has to know which version that is.
+        if self._publishing is not None and (self._publishing.done() or self.config.learner.staleness_policy == "pace"):
             self.finish_publish()
         self.poll_evaluations(0.0)
         return self.intake.poll(self.config.learner.groups_per_step, version, wait_s)

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 
 import psutil
 import pytest
+
+_scratch = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The suite's temporary files, and those of libraries and processes that it starts, go with it."""
+    folder = tempfile.mkdtemp(prefix="zq-")  # short: sockets lie in it
+    config.stash[_scratch] = folder
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """See pytest_configure."""
+    shutil.rmtree(config.stash[_scratch], ignore_errors=True)
 
 
 @pytest.fixture
