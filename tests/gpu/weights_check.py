@@ -1,9 +1,11 @@
-"""CUDA IPC end to end on one card: `python -m tests.gpu.weights_ipc_check [WORKDIR]`; prints figures, exits 0 if right.
+"""Weights over CUDA end to end: `python -m tests.gpu.weights_check ipc|nccl [WORKDIR]`; prints figures, exits 0 if right.
 
-    learner process (WeightPublisher, ipc) --handles--> this process (WeightReceiver, real vLLM AsyncLLM)
+    learner process (WeightPublisher) --handles, or NCCL--> this process (WeightReceiver, real vLLM AsyncLLM)
+
+ipc: both on card 0. nccl: the learner on card 0, the actor on card 1.
 
 1. an engine freshly loaded from model `new` says what greedy outputs must be; 2. another starts from `old`; 3. it joins
-by a pull (a staging file, in an engine of the ipc backend); 4. takes `new` over IPC with requests running; 5. its
+by a pull (a staging file, whatever the backend); 4. takes `new` with requests running; 5. its
 greedy outputs must equal those of 1.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,20 +27,20 @@ from common.lifecycle import die_with_parent
 from tests.integration.weights_rig import EngineRig, load_model, make_config, make_model, until
 
 ENGINE = {"gpu_memory_utilization": 0.2}
-BACKEND = {"backend": "ipc", "ready_timeout_s": 30.0, "transfer_timeout_s": 60.0}
+DEADLINES = {"ready_timeout_s": 30.0, "transfer_timeout_s": 60.0}
 
 
-def config_for(model: Path) -> RunConfig:
-    return make_config(model, device="cuda", **BACKEND)
+def config_for(model: Path, backend: str) -> RunConfig:
+    return make_config(model, device="cuda", backend=backend, **DEADLINES)
 
 
-def learner(old: Path, new: Path) -> None:
+def learner(backend: str, old: Path, new: Path) -> None:
     """Publish `old` as 0; on each line of standard input publish `new` and `old` in turn, printing a report."""
     die_with_parent()
     from learner.weights import WeightPublisher, gather_full_tensors
 
     models = [load_model(path).to("cuda") for path in (old, new)]
-    publisher = WeightPublisher(config_for(old), host="127.0.0.1")
+    publisher = WeightPublisher(config_for(old, backend), host="127.0.0.1")
     publisher.publish(0, gather_full_tensors(models[0]))
     print(publisher.endpoint, flush=True)
     for version, _ in enumerate(sys.stdin, start=1):
@@ -46,21 +49,24 @@ def learner(old: Path, new: Path) -> None:
     publisher.close()
 
 
-def check(workdir: Path) -> dict[str, Any]:
+def check(backend: str, workdir: Path) -> dict[str, Any]:
     """Run the comparison; AssertionError says what differs. Returns figures."""
+    cards = {"ipc": ("0", "0"), "nccl": ("0", "1")}[backend]
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards[1]
     old = make_model(workdir / "old", seed=0, tied=False)
     new = make_model(workdir / "new", seed=1, tied=False)
-    fresh = EngineRig(config_for(new), **ENGINE)
+    fresh = EngineRig(config_for(new, backend), **ENGINE)
     expected = fresh.greedy()
     fresh.close()
-    rig = EngineRig(config_for(old), **ENGINE)
+    rig = EngineRig(config_for(old, backend), **ENGINE)
     before = rig.greedy()
     assert before != expected
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gpu.weights_ipc_check", "--learner", str(old), str(new)],
+        [sys.executable, "-m", "tests.gpu.weights_check", backend, "--learner", str(old), str(new)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": cards[0]},
     )
     assert process.stdin is not None
     assert process.stdout is not None
@@ -107,13 +113,14 @@ def check(workdir: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--learner"]:
-        learner(Path(sys.argv[2]), Path(sys.argv[3]))
-    elif len(sys.argv) > 1:
-        print(json.dumps(check(Path(sys.argv[1]))))
+    backend, *rest = sys.argv[1:]
+    if rest[:1] == ["--learner"]:
+        learner(backend, Path(rest[1]), Path(rest[2]))
+    elif rest:
+        print(json.dumps(check(backend, Path(rest[0]))))
     else:
         with tempfile.TemporaryDirectory() as workdir:
-            print(json.dumps(check(Path(workdir))))
+            print(json.dumps(check(backend, Path(workdir))))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""CUDA IPC: the handle's way through JSON, and the whole path with real vLLM. Skipped without a GPU."""
+"""CUDA IPC and NCCL: the handle's way through JSON, and each whole path with real vLLM. Skipped without GPUs."""
 
 from __future__ import annotations
 
@@ -41,5 +41,8 @@ def test_another_process_reads_the_buffer_by_its_handle() -> None:
     assert result.stdout.split() == [b"4096", str(int(flat_B.long().sum())).encode()]
 
 
-def test_greedy_outputs_after_an_update_equal_a_freshly_loaded_engine(tmp_path: Path) -> None:
-    subprocess.run([sys.executable, "-m", "tests.gpu.weights_ipc_check", str(tmp_path)], check=True, timeout=580)
+@pytest.mark.parametrize("backend", ["ipc", "nccl"])
+def test_greedy_outputs_after_an_update_equal_a_freshly_loaded_engine(backend: str, tmp_path: Path) -> None:
+    if backend == "nccl" and torch.cuda.device_count() < 2:
+        pytest.skip("nccl needs two CUDA devices: one for the learner, one for the actor")
+    subprocess.run([sys.executable, "-m", "tests.gpu.weights_check", backend, str(tmp_path)], check=True, timeout=580)
