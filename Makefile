@@ -3,6 +3,7 @@
 # make check   format, lint, types, unit tests
 # make lint    format, lint, types
 # make bench   side-by-side measurements
+# make evaluator-languages   compilers and interpreters of graded programs (Debian; needs root)
 #
 # PYTHON=python3.12       the interpreter that .venv is made from (at least 3.11)
 # TORCH_INDEX=URL         index for PyTorch alone, such as https://download.pytorch.org/whl/cpu
@@ -19,7 +20,7 @@ READY_DEV := $(VENV)/.ready-dev
 NAME = demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint check bench setup setup-dev clean
+.PHONY: demo test lint check bench evaluator-languages setup setup-dev clean
 
 demo: setup
 	$(BIN)/zeroq run recipes/configs/cpu_demo.yaml run.name=$(NAME) $(ARGS)
@@ -39,6 +40,9 @@ bench: setup
 	$(BIN)/python benchmarks/async_vs_sync.py
 	$(PIP) --no-deps -r requirements/bench.txt
 	$(BIN)/python benchmarks/vs_trl.py
+
+evaluator-languages:
+	sh requirements/languages.sh
 
 setup: $(READY)
 

@@ -93,6 +93,15 @@ class RewardComponent(Section):
     weight: float = 1.0
     function: str | None = Field(None, description="module:function with TRL's reward signature (kind: function).")
     language: str = Field("en", description="Target language (kind: language).")
+    mode: Literal["strict", "lenient"] = Field(
+        "strict", description="Whether text around the two parts is refused or allowed (kind: format)."
+    )
+
+    @model_validator(mode="after")
+    def _mode_applies(self) -> RewardComponent:
+        if self.mode != "strict" and self.kind != "format":
+            raise ValueError(f"mode: {self.mode} is for kind: format; {self.name} is of kind: {self.kind}")
+        return self
 
     @model_validator(mode="after")
     def _function_given(self) -> RewardComponent:
@@ -220,6 +229,12 @@ class EvaluatorSection(Section):
     replicas: int = Field(1, ge=1)
     max_concurrent_groups: int = Field(4, ge=1)
     max_restarts: int = Field(3, ge=0)
+    code: Literal["auto", "on", "off"] = Field(
+        "auto", description="The sandbox for programs: on from the start, when the first program comes, or never."
+    )
+    sandbox_tier: Literal[1, 2, 3] = Field(
+        2, description="The least isolation of programs (docs/evaluators.md); below it evaluators refuse to start."
+    )
 
 
 class BrokerSection(Section):

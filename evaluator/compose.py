@@ -4,8 +4,8 @@
 
 - `Verdict.rewards` has every configured component by name, unweighted; None where it does not apply.
 - `Verdict.reward` is the sum of weight * value over those that apply.
-- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail, or
-  timeout (the comparison used up its limit: accuracy 0). A task of kind "none" passes when its reward is positive.
+- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail,
+  timeout (the comparison or the program used up its limit: accuracy 0) or error (a program that crashed). A task of kind "none" passes when its reward is positive.
 
 Any fault that is not the answer's raises CallFailed: no verdict, the group goes back.
 """
@@ -14,22 +14,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from pydantic import ValidationError
 
 from common.config import RewardComponent, RewardSection
 from common.errors import UserError
 from common.messages import Verdict
+from evaluator import program
 from evaluator.extract import Response, read
-from evaluator.graders import NO_ACCURACY, AccuracyKind, accuracy_kind, accuracy_kinds, format_tags
+from evaluator.graders import CODE, NO_ACCURACY, AccuracyKind, accuracy_kind, accuracy_kinds, format_tags
 from evaluator.graders.languages import SCRIPTS_OF_LANGUAGE
 from evaluator.pool import Call, CallFailed, Inline, LimitExceeded, Result, Runner
+from evaluator.sandbox.job import MAX_SOURCE_BYTES, CodeJob, CodeResult, first_error
 
 FUNCTION_LIMIT_S = 45.0
 LANGUAGE_LIMIT_S = 60.0
 TICK_S = 0.25
 _DETAIL_CHARACTERS = 256
 
-Outcome = Literal["pass", "fail", "timeout"]
+Outcome = Literal["pass", "fail", "timeout", "error"]
 _Accuracy = tuple[Outcome, float, str, float]  # outcome, score, detail, wall seconds
 
 
@@ -53,19 +57,23 @@ def grade_group(
     functions: Runner | None = None,
     function_limit_s: float = FUNCTION_LIMIT_S,
     group: str = "",
+    sandbox: Sandbox | None = None,
     on_tick: Callable[[int], None] | None = None,
 ) -> list[Verdict]:
     """Verdicts of the rollouts `texts` of one task, in order.
 
     `runner` None grades in this thread, without limits. `functions` runs user functions (default: `runner`).
+    `sandbox` grades programs (tasks of kind "code").
     `on_tick(num_done)` is called at least every TICK_S seconds, with a growing count; what it raises ends the grading.
     Raises CallFailed when the evaluator or the specification is at fault.
     """
     sheet = _Sheet(prompt, texts, spec, reward)
     runner = runner or Inline()
-    futures: list[Future[Result]] = []
+    futures: list[Future[Any]] = []
     try:
         sheet.submit(runner, functions or runner, function_limit_s, group, futures)
+        if sheet.code is not None:
+            sheet.submit_programs(sandbox, futures)
         _wait(futures, on_tick)
         return [sheet.verdict(index) for index in range(len(texts))]
     finally:
@@ -73,7 +81,7 @@ def grade_group(
             future.cancel()
 
 
-def _wait(futures: Sequence[Future[Result]], on_tick: Callable[[int], None] | None) -> None:
+def _wait(futures: Sequence[Future[Any]], on_tick: Callable[[int], None] | None) -> None:
     """Until all are done; raises the first failure as soon as it is known (a used-up limit is none)."""
     pending = set(futures)
     while pending:
@@ -92,14 +100,16 @@ class _Sheet:
     def __init__(self, prompt: str, texts: Sequence[str], spec: Mapping[str, Any], reward: RewardSection) -> None:
         self.prompt, self.texts, self.spec, self.reward = prompt, texts, spec, reward
         self.responses = [read(prompt, text) for text in texts]
-        self.kind = _kind_of(spec)
+        self.code = _code_of(spec)
+        self.kind = _kind_of(spec) if self.code is None else None
         self.refused: dict[int, str] = {}
         self.accuracy: dict[int, Future[Result]] = {}
         self.language: dict[tuple[str, int], Future[Result]] = {}
         self.function: dict[str, Future[Result]] = {}
+        self.programs: dict[int, Future[CodeResult]] = {}
 
     def submit(
-        self, runner: Runner, functions: Runner, function_limit_s: float, group: str, futures: list[Future[Result]]
+        self, runner: Runner, functions: Runner, function_limit_s: float, group: str, futures: list[Future[Any]]
     ) -> None:
         """Start every call; `futures` collects them as they are made."""
 
@@ -122,17 +132,36 @@ class _Sheet:
                     call = Call("evaluator.graders.language:grade", arguments, LANGUAGE_LIMIT_S)
                     self.language[component.name, index] = start(runner, call)
 
+    def submit_programs(self, sandbox: Sandbox | None, futures: list[Future[Any]]) -> None:
+        """Give every response's program to the sandbox."""
+        assert self.code is not None
+        if sandbox is None:
+            raise CallFailed("this evaluator has no sandbox, and the task asks for a program (evaluator.code)")
+        for index, response in enumerate(self.responses):
+            fields = program.job(self.code, response)
+            if fields is None:
+                self.refused[index] = "no program found outside the reasoning"
+            elif len(fields["source"].encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+                self.refused[index] = f"program refused: more than {MAX_SOURCE_BYTES} bytes"
+            else:
+                try:
+                    job = CodeJob.model_validate(fields)
+                except ValidationError as error:
+                    raise CallFailed(f"the task's tests are malformed: {first_error(error)}") from None
+                self.programs[index] = sandbox.submit(job)
+                futures.append(self.programs[index])
+
     def verdict(self, index: int) -> Verdict:
         """Verdict of one rollout, once every call is done."""
         outcome, score, detail, wall_s = self._accuracy(index)
-        accuracy = None if self.kind is None else score
+        accuracy = None if self.kind is None and self.code is None else score
         rewards: dict[str, float | None] = {}
         for component in self.reward.components:
             match component.kind:
                 case "accuracy":
                     rewards[component.name] = accuracy
                 case "format":
-                    rewards[component.name] = format_tags.score(self.responses[index])
+                    rewards[component.name] = format_tags.score(self.responses[index], component.mode)
                 case "language":
                     rewards[component.name] = float(_value(self.language[component.name, index]))
                 case "function":
@@ -142,7 +171,7 @@ class _Sheet:
             for component in self.reward.components
             if (value := rewards[component.name]) is not None
         )
-        if self.kind is None:
+        if accuracy is None:
             outcome = "pass" if reward > 0 else "fail"
         return Verdict(
             outcome=outcome, reward=reward, rewards=rewards, detail=detail[:_DETAIL_CHARACTERS], wall_s=wall_s
@@ -162,6 +191,8 @@ class _Sheet:
         return None
 
     def _accuracy(self, index: int) -> _Accuracy:
+        if self.code is not None:
+            return self._program(index)
         if self.kind is None:
             return "fail", 0.0, "no accuracy for this task", 0.0
         future = self.accuracy.get(index)
@@ -173,6 +204,15 @@ class _Sheet:
         result = future.result()
         score = float(result.value["score"])
         return ("pass" if score >= 1.0 else "fail"), score, str(result.value["detail"]), result.wall_s
+
+    def _program(self, index: int) -> _Accuracy:
+        future = self.programs.get(index)
+        if future is None:
+            return "fail", 0.0, self.refused[index], 0.0
+        result = future.result()
+        if result.verdict == "infra_error":
+            raise CallFailed(f"the sandbox: {result.detail}")
+        return result.verdict, result.reward, result.detail, result.wall_s
 
     def _function_call(self, component: RewardComponent, limit_s: float) -> Call:
         num = len(self.texts)
@@ -188,6 +228,23 @@ class _Sheet:
         return Call("evaluator.graders.user_function:grade", arguments, limit_s, "wall")
 
 
+class Sandbox(Protocol):
+    """Grades programs: evaluator.sandbox.grader.CodeGrader."""
+
+    def submit(self, job: CodeJob) -> Future[CodeResult]:
+        """The Future yields a CodeResult; it raises nothing that the program could cause."""
+
+
+def _code_of(spec: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What a task that asks for a program says of it; CallFailed if that is malformed."""
+    if spec.get("kind") != CODE:
+        return None
+    code = spec.get("code")
+    if not isinstance(code, dict) or not isinstance(code.get("language"), str):
+        raise CallFailed(f"a task of kind 'code' needs spec.code with language and tests, got {str(code)[:80]}")
+    return code
+
+
 def _kind_of(spec: Mapping[str, Any]) -> AccuracyKind | None:
     """How the task's accuracy is graded; None for tasks without one. CallFailed for unknown kinds."""
     name = spec.get("kind")
@@ -195,7 +252,7 @@ def _kind_of(spec: Mapping[str, Any]) -> AccuracyKind | None:
         return None
     kind = accuracy_kind(name) if isinstance(name, str) else None
     if kind is None:
-        raise CallFailed(f"no grader for accuracy kind {name!r}; known: {', '.join(accuracy_kinds())}")
+        raise CallFailed(f"no grader for accuracy kind {name!r}; known: {', '.join([*accuracy_kinds(), CODE])}")
     return kind
 
 

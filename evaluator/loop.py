@@ -15,6 +15,7 @@ import os
 import threading
 import time
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING
 
 from common.cli import Process
 from common.client import BrokerClient
@@ -25,8 +26,13 @@ from common.messages import Header, Lease, LeaseWork, Refused, ReturnLease, Subm
 from common.wire import Envelope
 from evaluator import metrics
 from evaluator.compose import TICK_S, check_reward, grade_group
+from evaluator.graders import CODE
 from evaluator.lease import LeaseKeeper, Task
 from evaluator.pool import GRADER_MEMORY_BYTES, Call, CallFailed, WorkerPool
+from evaluator.sandbox import InfraError
+
+if TYPE_CHECKING:
+    from evaluator.sandbox.grader import CodeGrader
 
 POLL_S = 1.0
 SUBMIT_GIVE_UP_S = 600.0
@@ -55,6 +61,15 @@ class Graders:
             warm.append("evaluator.graders.language:self_test")
         self.pool = _start(size, warm)
         self.functions: WorkerPool | None = None
+        self._section = config.evaluator
+        self._sandbox: CodeGrader | None = None
+        self._sandbox_lock = threading.Lock()
+        if config.evaluator.code == "on":
+            try:
+                self.sandbox()
+            except BaseException:
+                self.close()
+                raise
         if any(component.kind == "function" for component in self.reward.components):
             try:
                 self.functions = _start(size, [], memory_bytes=None)
@@ -72,8 +87,24 @@ class Graders:
     def close(self) -> None:
         """Kill all workers."""
         self.pool.close()
+        if self._sandbox is not None:
+            self._sandbox.close()
         if self.functions is not None:
             self.functions.close()
+
+    def sandbox(self) -> CodeGrader:
+        """The sandbox, started when first asked for; RunFailure with the missing layers below its floor."""
+        with self._sandbox_lock:
+            if self._sandbox is None:
+                from evaluator.sandbox.grader import CodeGrader
+
+                size = min(len(os.sched_getaffinity(0)), self._section.max_concurrent_groups)
+                try:
+                    self._sandbox = CodeGrader(size, tier=self._section.sandbox_tier)
+                except InfraError as error:
+                    raise RunFailure(str(error)) from None
+                log.info("sandbox: %s", self._sandbox.capabilities.summary())
+            return self._sandbox
 
     def grade(self, task: Task, keeper: LeaseKeeper, stop: StopFlag) -> list[Verdict]:
         """Verdicts of a task; CallFailed, LeaseLost or Stopping."""
@@ -92,6 +123,7 @@ class Graders:
             functions=self.functions,
             function_limit_s=self.function_limit_s,
             group=task.lease.lease_id,
+            sandbox=self.sandbox() if task.spec.get("kind") == CODE and self._section.code != "off" else None,
             on_tick=tick,
         )
 

@@ -78,6 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
     scale.add_argument("request", metavar="actors=N")
 
     _add_eval(commands)
+    _add_grade(commands)
     init = commands.add_parser(
         "init-model",
         help="make the demo's small random model",
@@ -119,6 +120,40 @@ examples:
     command.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: cuda if there is a GPU")
     command.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there as well")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="any key of a run's configuration")
+
+
+def _add_grade(commands: argparse._SubParsersAction[_Parser]) -> None:
+    command = commands.add_parser(
+        "grade",
+        help="grade programs, answers, format and language: JSON lines in, JSON lines out",
+        description="""\
+Grade JSON lines, with the graders that evaluators use. One answer line for each, in the same order.
+
+  {"id": "1", "kind": "code", "language": "python", "source": "print(int(input()) * 2)",
+   "tests": {"kind": "stdio", "cases": [{"stdin": "4", "expected": "8"}]}}
+  {"id": "2", "kind": "math", "gold": "\\\\frac{1}{2}", "response": "<think>...</think> \\\\boxed{0.5}"}
+  {"id": "3", "kind": "format", "response": "<think>...</think><answer>4</answer>"}
+  {"id": "4", "kind": "language", "response": "<think>...</think>...", "language": "en"}
+
+Programs run in a sandbox. tests.kind is stdio, call, assert, asserts (Python) or suffix; docs/evaluators.md has
+them all, with limits and verdicts.""",
+        epilog="""\
+examples:
+
+  zeroq grade answers.jsonl --workers 2 > graded.jsonl
+  zeroq grade --capabilities          what the sandbox holds on this machine, and which languages it has
+
+Exit codes: 0 all graded, 2 a line was malformed (its answer has "error"; the others are graded), 1 a line could not be
+graded here (verdict infra_error).""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="JSON lines (default: standard input)")
+    command.add_argument("--workers", type=int, default=1, metavar="N", help="lines graded at once (default 1)")
+    command.add_argument("--unordered", action="store_true", help="write answers as they come")
+    command.add_argument(
+        "--tier", type=int, choices=[1, 2, 3], default=2, help="least isolation of programs (default 2; 1: Python only)"
+    )
+    command.add_argument("--capabilities", action="store_true", help="say what can be graded here, and stop")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -170,6 +205,12 @@ def _dispatch(options: argparse.Namespace) -> int:
         from launcher.eval_options import evaluate_from_options
 
         return evaluate_from_options(options)
+    if options.command == "grade":
+        from launcher.grade import GradeRequest, grade, print_capabilities
+
+        if options.capabilities:
+            return print_capabilities(options.tier)
+        return grade(GradeRequest(options.file, options.workers, options.unordered, options.tier))
     if options.command == "init-model":
         return _init_model(options.path, options.seed, options.shape)
     from launcher.run_directory import open_run

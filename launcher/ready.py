@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import RunConfig, dump_config, load_config
+from common.config import EvaluatorSection, RunConfig, dump_config, load_config
 from common.errors import RunFailure, UserError
 from common.lifecycle import RunPaths, write_atomic
 from launcher.checks import check_input
@@ -81,9 +81,16 @@ def _prepare(config: RunConfig, paths: RunPaths, stage: RunPaths, placement: Pla
             "model": str(paths.model) if config.model == "tiny" else absolute_model(config.model),
             "resume": absolute_model(config.resume),
             "run": config.run.model_copy(update=where),
+            "evaluator": with_sandbox(config.evaluator, data),
         }
     )
     return ReadyRun(resolved, paths, placement, data)
+
+
+def with_sandbox(section: EvaluatorSection, data: PreparedData) -> EvaluatorSection:
+    """Evaluators start the sandbox at once where there are programs to grade, and refuse to start if it cannot hold."""
+    programs = any(record["spec"]["kind"] == "code" for records in (data.train, data.evaluation) for record in records)
+    return section.model_copy(update={"code": "on"}) if section.code == "auto" and programs else section
 
 
 def resolve_model(config: RunConfig, folder: Path) -> Path:

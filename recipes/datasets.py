@@ -18,20 +18,25 @@ from typing import Any
 
 from common.config import FieldMap, ReasoningGymSource
 from common.errors import UserError
+from recipes.code import code_spec, is_code, statement
 from recipes.model_files import HubUnreachable, is_hub_name
 from recipes.problems import SOURCE as REASONING_GYM
 from recipes.problems import reasoning_gym_problems
 
-MAX_ID_CHARACTERS = 96
+MAX_ID_CHARACTERS = 120
 _DEFAULT_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _GSM8K_ANSWER = re.compile(r"\n#### *(\S.*?)\s*$")
+_TESTS = ("tests", "challenge_tests")
 _GSM8K_CALCULATOR = re.compile(r"<<[^<>]*>>")
 
 
 @dataclass(frozen=True)
 class Example:
-    """One problem. `columns`: the rest of its line, for graders and user reward functions; `where`: its origin."""
+    """One problem. `columns`: the rest of its line, for graders and user reward functions; `where`: its origin.
+
+    `code`: how a program is graded (recipes/code.py); the tests are there and not in `columns`.
+    """
 
     id: str
     prompt: str
@@ -40,6 +45,7 @@ class Example:
     where: str
     columns: dict[str, Any] = field(default_factory=dict)
     reasoning_gym: dict[str, Any] | None = None
+    code: dict[str, Any] | None = None
 
 
 def load_examples(
@@ -54,8 +60,8 @@ def load_examples(
 ) -> list[Example]:
     """All problems of `source`, in its order, without those whose prompt is in `exclude`.
 
-    `training` refuses lines marked eval_only; `need_answer` refuses lines without an answer. Raises UserError naming
-    file, line and remedy; HubUnreachable when only the hub could tell.
+    `training` refuses lines marked eval_only; `need_answer` refuses lines without an answer (code needs none).
+    Raises UserError naming file, line and remedy; HubUnreachable when only the hub could tell.
     """
     if isinstance(source, ReasoningGymSource):
         return _generate(source, seed, exclude)
@@ -138,7 +144,8 @@ def _example(row: Mapping[str, Any], where: str, fields: FieldMap, training: boo
     answer, solution = _text(row, fields.answer, where), _text(row, fields.solution, where)
     if answer and solution is None and (marked := _GSM8K_ANSWER.search(answer)):
         solution, answer = answer, marked[1].replace(",", "")  # the hub's GSM8K keeps both in one column
-    if need_answer and not answer:
+    code = _code(row, where)
+    if need_answer and not answer and code is None:
         raise UserError(
             f"{where}: field {fields.answer!r} must hold the answer that the accuracy reward compares with "
             "(name another with data.fields.answer=NAME)"
@@ -148,11 +155,24 @@ def _example(row: Mapping[str, Any], where: str, fields: FieldMap, training: boo
         raise UserError(f"{where}: id of {len(identity)} characters; at most {MAX_ID_CHARACTERS}")
     columns = {str(key): value for key, value in row.items() if key not in ("id", fields.prompt)}
     columns |= {"answer": answer, "solution": solution}
+    if code is not None:
+        prompt = statement(row, prompt, code)
+        columns = {key: value for key, value in columns.items() if key not in _TESTS}
     try:
-        json.dumps([identity, prompt, columns], ensure_ascii=False).encode("utf-8")
+        json.dumps([identity, prompt, columns, code], ensure_ascii=False).encode("utf-8")
     except (TypeError, UnicodeEncodeError) as error:
         raise UserError(f"{where}: cannot be sent as JSON in UTF-8: {error}") from None
-    return Example(identity, prompt, answer, solution, where, columns, _generated_entry(row, prompt, answer))
+    generated = _generated_entry(row, prompt, answer)
+    return Example(identity, prompt, answer, solution, where, columns, generated, code)
+
+
+def _code(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
+    if not is_code(row):
+        return None
+    try:
+        return code_spec(row)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
 
 
 def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:

@@ -190,6 +190,8 @@ def _render(template: Template, prompt: str, tokenizer: PromptTokenizer) -> str:
 def _spec(example: Example) -> Record:
     """What evaluators get to know; actors never see it."""
     spec: Record = {"kind": "none", "answer": example.answer, "columns": example.columns}
+    if example.code is not None:
+        return spec | {"kind": "code", "code": example.code}
     if example.reasoning_gym is not None:
         return spec | {"kind": "reasoning_gym", "reasoning_gym": example.reasoning_gym}
     return spec | {"kind": "math"} if example.answer else spec

@@ -35,11 +35,12 @@ _KINDS: dict[str, AccuracyKind] = {
     "reasoning_gym": AccuracyKind("evaluator.graders.reasoning_gym_answer:grade", answer_block, ("reasoning_gym",)),
 }
 NO_ACCURACY = "none"
+CODE = "code"  # a program: graded in the sandbox (evaluator/sandbox/), not by a function in a worker
 
 
 def register_accuracy(kind: str, how: AccuracyKind) -> None:
     """Add an accuracy kind; ValueError if it exists."""
-    if kind in _KINDS or kind == NO_ACCURACY:
+    if kind in _KINDS or kind in (NO_ACCURACY, CODE):
         raise ValueError(f"accuracy kind {kind!r} is registered already")
     _KINDS[kind] = how
 

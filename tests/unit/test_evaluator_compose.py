@@ -87,8 +87,8 @@ def test_language_of_the_reasoning_is_rewarded_not_that_of_the_answer() -> None:
     ]
     both = reward(component("en", "language"), component("zh", "language", language="zh"))
     verdicts = grade_group(PROMPT, texts, {"kind": "none"}, both)
-    assert [v.rewards["en"] for v in verdicts] == pytest.approx([1.0, 2 / 6, 0.0])
-    assert [v.rewards["zh"] for v in verdicts] == pytest.approx([0.0, 4 / 6, 0.0])
+    assert [v.rewards["en"] for v in verdicts] == pytest.approx([1.0, 2 / (2 + 4 / 1.5), 0.0])
+    assert [v.rewards["zh"] for v in verdicts] == pytest.approx([0.0, 4 / 1.5 / (2 + 4 / 1.5), 0.0])
 
 
 def test_task_without_accuracy_reports_none_and_passes_when_its_reward_is_positive() -> None:

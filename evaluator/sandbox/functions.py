@@ -1,0 +1,265 @@
+"""Function tests of Python programs: call, assert, asserts.
+
+    call      host <--rpc--> program's cell                       the host compares the values
+    assert*   host <--> judge's cell <--rpc--> program's cell     the judge's cell runs the test code
+
+Either way the program sees arguments and gives values; what was expected is never in its process, nor in the zygote's.
+A test that uses up its time costs the program its cell; the tests after it get a fresh one, with the program
+loaded anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+from evaluator.sandbox import InfraError
+from evaluator.sandbox.compare import values_match
+from evaluator.sandbox.inside import frames, values
+from evaluator.sandbox.jail import Cell, CellLimits, Jail
+from evaluator.sandbox.job import AssertsTests, CallCase, CallTests, CheckTests, CodeJob, Limits
+from evaluator.sandbox.scores import TestScore
+from evaluator.sandbox.watch import MAX_STARVED_FACTOR, Watch
+
+MAX_VALUE_BYTES = 16 * 1024 * 1024
+_JUDGE = CellLimits(memory_mb=1024, pids=8, disk_mb=16)
+_FOREVER_S = 3600.0
+
+
+class _Stopped(Exception):
+    """The program went over a limit or ended: `score` is that of the test under way."""
+
+    def __init__(self, verdict: Literal["timeout", "error"], detail: str) -> None:
+        super().__init__(detail)
+        self.score = TestScore(verdict, detail)
+
+
+def run_functions(jail: Jail, job: CodeJob) -> tuple[list[TestScore], float]:
+    """Score of every test, and CPU seconds of all cells. InfraError when the sandbox is at fault."""
+    tests = job.tests
+    make: Callable[[], _Session]
+    if isinstance(tests, CallTests):
+        num = len(tests.cases)
+        make = lambda: _CallSession(jail, job, tests)  # noqa: E731
+    else:
+        assert isinstance(tests, CheckTests | AssertsTests)
+        num = len(tests.code) if isinstance(tests, AssertsTests) else 1
+        make = lambda: _JudgedSession(jail, job, tests)  # noqa: E731
+    scores: list[TestScore] = []
+    cpu_s = 0.0
+    while len(scores) < num:
+        session = make()
+        try:
+            session.load()
+            while len(scores) < num:
+                scores.append(session.test(len(scores)))
+        except _Stopped as stop:
+            scores.append(stop.score)
+            if not session.loaded:  # it would end like this before every test
+                scores += [stop.score] * (num - len(scores))
+        finally:
+            cpu_s += session.close()
+    return scores, cpu_s
+
+
+class _Session:
+    """A program loaded in a cell of its own, its output drained while it is waited for."""
+
+    def __init__(self, jail: Jail, job: CodeJob) -> None:
+        self.jail, self.limits, self.loaded = jail, job.limits, False
+        self._stack = contextlib.ExitStack()
+        self._cells: list[Cell] = []
+        try:
+            self.cell = self.spawn(_cell_limits(job.limits))
+            self.watch = self._stack.enter_context(Watch(self.cell, job.limits.output_kb))
+            ours, theirs = self.pair()
+            with theirs:
+                header = {"python": "serve", "time_s": _FOREVER_S}
+                self.watch.start(header, job.source.encode("utf-8", "surrogatepass"), b"", (theirs.fileno(),))
+            self.program = ours
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self) -> None:
+        """Until the program's own code has run; _Stopped if it does not get there."""
+        raise NotImplementedError
+
+    def test(self, index: int) -> TestScore:
+        """Run one test; _Stopped when the program cannot go on."""
+        raise NotImplementedError
+
+    def close(self) -> float:
+        """End the cells; CPU seconds of all of them."""
+        self._stack.close()
+        cpu_s = 0.0
+        while self._cells:
+            cpu_s += self._cells.pop().close().cpu_s
+        return cpu_s
+
+    def spawn(self, limits: CellLimits) -> Cell:
+        """A cell that `close` ends."""
+        self._cells.append(self.jail.spawn(limits))
+        return self._cells[-1]
+
+    def pair(self) -> tuple[socket.socket, socket.socket]:
+        """A connection; our end is closed by `close`."""
+        ours, theirs = socket.socketpair()
+        self._stack.enter_context(ours)
+        return ours, theirs
+
+    def answer(self, stream: socket.socket) -> dict[str, Any]:
+        """The next frame on `stream` within the time of a test; _Stopped for a limit or the end of the stream."""
+        begin = time.monotonic()
+        allowed_s = self.limits.time_s
+        while True:
+            why = self.watch.drain(stream.fileno(), begin + allowed_s, self.cell.limits.memory_mb)
+            if why == "other":
+                break
+            if why == "memory":
+                raise _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
+            starved_s = min(self.watch.starved_s(), MAX_STARVED_FACTOR * self.limits.time_s)
+            if begin + self.limits.time_s + starved_s <= time.monotonic() + 0.01:
+                raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
+            allowed_s = self.limits.time_s + starved_s
+        stream.settimeout(max(0.1, begin + allowed_s - time.monotonic()))
+        try:
+            header, _, _ = frames.receive(stream, MAX_VALUE_BYTES)
+        except TimeoutError:
+            raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
+        except (frames.Closed, OSError) as error:
+            raise self.ended(str(error)) from None
+        return header
+
+    def ended(self, why: str) -> _Stopped:
+        """What to say of a program that is gone."""
+        if self.cell.out_of_memory():
+            return _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
+        last = self.watch.stderr.text().strip().rpartition("\n")[2]
+        return _Stopped("error", f"the program ended before the test did ({last or why})")
+
+
+class _CallSession(_Session):
+    """The host itself calls."""
+
+    def __init__(self, jail: Jail, job: CodeJob, tests: CallTests) -> None:
+        super().__init__(jail, job)
+        self.tests = tests
+        self.function: Any = None
+
+    def load(self) -> None:
+        first = self.answer(self.program)
+        if first.get("loaded") is not True:
+            raise _Stopped("error", _raised(first))
+        name = self.tests.cls or self.tests.entry_point
+        self._send({"op": "globals", "names": [name]})
+        found = self.answer(self.program).get("globals")
+        entry = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(entry, list) or len(entry) != 1:
+            raise _Stopped("error", f"the program does not define {name!r}")
+        self.function = entry[0]
+        self.loaded = True
+
+    def test(self, index: int) -> TestScore:
+        case: CallCase = self.tests.cases[index]
+        try:
+            function = self.function
+            if self.tests.cls is not None:
+                instance = self._ask("call", function)
+                function = self._ask("getattr", instance, self.tests.entry_point)
+            reply = self._ask("call", function, *(values.encode(value) for value in case.args))
+        except _Raised as error:
+            return TestScore("error", str(error))
+        try:
+            value = values.decode(reply)
+        except values.NotPlain as error:
+            return TestScore("fail", f"returned no plain data: {error}")
+        if values_match(case.expected, value):
+            return TestScore("pass")
+        return TestScore("fail", f"returned {_short(value)}, expected {_short(case.expected)}")
+
+    def _ask(self, operation: str, *encoded: Any) -> Any:
+        self._send({"op": operation, "args": list(map(_yours, encoded)), "kwargs": {}})
+        reply = self.answer(self.program)
+        if "raised" in reply:
+            raise _Raised(_raised(reply))
+        if "value" not in reply:
+            raise _Stopped("error", "the program broke the protocol of its own calls")
+        return reply["value"]
+
+    def _send(self, message: dict[str, Any]) -> None:
+        try:
+            frames.send(self.program, message)
+        except OSError as error:
+            raise self.ended(str(error)) from None
+
+
+class _Raised(Exception):
+    """The program raised in a call."""
+
+
+class _JudgedSession(_Session):
+    """A judge in a second cell calls, and runs the test code."""
+
+    def __init__(self, jail: Jail, job: CodeJob, tests: CheckTests | AssertsTests) -> None:
+        super().__init__(jail, job)
+        try:
+            judge = self.spawn(_JUDGE)
+            judge_watch = self._stack.enter_context(Watch(judge, 1))
+            self.judge, theirs = self.pair()
+            with theirs:
+                blob = json.dumps(tests.model_dump(), ensure_ascii=True).encode("ascii")
+                descriptors = (self.program.fileno(), theirs.fileno())
+                judge_watch.start({"python": "judge", "time_s": _FOREVER_S}, blob, b"", descriptors, discard=True)
+            self.program.close()  # the judge has it now
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self) -> None:
+        reply = self._ask({"op": "load"})
+        if "broken" in reply:
+            raise InfraError(str(reply["broken"]))
+        if reply.get("ok") is not True:
+            raise _Stopped("error", str(reply.get("error"))[:300])
+        self.loaded = True
+
+    def test(self, index: int) -> TestScore:
+        reply = self._ask({"op": "test", "index": index})
+        if reply.get("gone"):
+            raise self.ended(str(reply["detail"]))
+        return TestScore(reply["result"], str(reply["detail"]))
+
+    def _ask(self, message: dict[str, Any]) -> dict[str, Any]:
+        try:
+            frames.send(self.judge, message)
+        except OSError as error:
+            raise InfraError(f"the judge is gone: {error}") from None
+        return self.answer(self.judge)
+
+
+def _cell_limits(limits: Limits) -> CellLimits:
+    return CellLimits(limits.memory_mb, limits.pids, limits.disk_mb)
+
+
+def _yours(encoded: Any) -> Any:
+    """A handle that the program gave, given back to it."""
+    return ["yours", encoded[1]] if isinstance(encoded, list) and len(encoded) == 2 and encoded[0] == "h" else encoded
+
+
+def _raised(message: dict[str, Any]) -> str:
+    names = message.get("raised")
+    name = names[0] if isinstance(names, list) and names else "an exception"
+    return f"the program raised {name}: {str(message.get('text'))[:200]}"
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of too many digits
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,92 @@
+"""The sandbox's entry: jobs in, results out, on as many programs at once as it has slots.
+
+    submit(job) --slot thread--> jail --> cells --> CodeResult      grade(job) waits for it
+
+A failure of the sandbox itself is tried once more on a new zygote; what then remains is `infra_error`, which is never a
+reward.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from evaluator.sandbox import InfraError
+from evaluator.sandbox.capabilities import Capabilities, require
+from evaluator.sandbox.functions import run_functions
+from evaluator.sandbox.jail import Jail, JailOptions
+from evaluator.sandbox.job import PYTHON_ONLY, CodeJob, CodeResult
+from evaluator.sandbox.programs import Toolbox, run_program
+from evaluator.sandbox.scores import TestScore, summarise
+
+log = logging.getLogger(__name__)
+
+
+class CodeGrader:
+    """Grades programs. `tier`: the floor; below it the constructor raises InfraError with the missing layers."""
+
+    def __init__(self, workers: int = 1, *, tier: int = 2, use_cgroups: bool = True) -> None:
+        self.tier = tier
+        self._toolbox = Toolbox()
+        try:
+            self.jail = Jail(JailOptions(tier=tier, use_cgroups=use_cgroups, binds=self._toolbox.binds))
+        except BaseException:
+            self._toolbox.close()
+            raise
+        try:
+            self.capabilities: Capabilities = require(self.jail, tier)
+        except BaseException:
+            self._toolbox.close()
+            self.jail.close()
+            raise
+        self._toolbox.attach(self.jail)
+        self.jail.verify = lambda: require(self.jail, tier)
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+
+    def __enter__(self) -> CodeGrader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def submit(self, job: CodeJob) -> Future[CodeResult]:
+        """Grade when a slot is free."""
+        return self._threads.submit(self.grade_now, job)
+
+    def grade(self, job: CodeJob) -> CodeResult:
+        """Grade and wait."""
+        return self.submit(job).result()
+
+    def grade_now(self, job: CodeJob) -> CodeResult:
+        """Grade in this thread."""
+        begin = time.perf_counter()
+        for last_try in (False, True):
+            try:
+                scores, cpu_s = self._run(job)
+            except InfraError as error:
+                if last_try:
+                    return _infra(job, str(error), time.perf_counter() - begin)
+                log.warning("sandbox: %s; tried once more", error)
+            else:
+                return summarise(scores, job.reward, time.perf_counter() - begin, cpu_s)
+        raise AssertionError("unreachable")
+
+    def close(self) -> None:
+        """Wait for what is being graded, then end every process."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._toolbox.close()
+        self.jail.close()
+
+    def _run(self, job: CodeJob) -> tuple[list[TestScore], float]:
+        if job.tests.kind in PYTHON_ONLY:
+            return run_functions(self.jail, job)
+        if self.tier < 2 and job.language != "python":
+            raise InfraError(f"{job.language} needs tier 2; this sandbox is tier 1, for Python alone")
+        return run_program(self.jail, self._toolbox, job)
+
+
+def _infra(job: CodeJob, why: str, wall_s: float) -> CodeResult:
+    return CodeResult(
+        verdict="infra_error", passed=0, total=0, per_test=[], reward=0.0, detail=why[:300], wall_s=wall_s, cpu_s=0.0
+    )

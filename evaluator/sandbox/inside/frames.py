@@ -1,0 +1,63 @@
+"""How host, cells, programs and judges talk: frames on a stream socket, nothing that has to be trusted to be decoded.
+
+    8 bytes   two big-endian lengths
+    header    JSON object
+    blob      bytes (files, source text)
+
+File descriptors travel with the first byte of a frame.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from typing import Any
+
+_LENGTHS = struct.Struct(">II")
+MAX_FRAME_BYTES = 256 * 1024 * 1024
+MAX_DESCRIPTORS = 8
+
+
+class Closed(EOFError):
+    """The other side is gone, or broke the framing."""
+
+
+def send(stream: socket.socket, header: dict[str, Any], blob: bytes = b"", descriptors: tuple[int, ...] = ()) -> None:
+    """Send one frame; OSError when the other side is gone."""
+    encoded = json.dumps(header).encode("ascii")
+    message = _LENGTHS.pack(len(encoded), len(blob)) + encoded + blob
+    if descriptors:
+        sent = socket.send_fds(stream, [message], list(descriptors))
+        message = message[sent:]
+    if message:
+        stream.sendall(message)
+
+
+def receive(stream: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[dict[str, Any], bytes, list[int]]:
+    """Header, blob and descriptors of the next frame; Closed at the end of the stream or for a frame out of bounds."""
+    first, descriptors, _, _ = socket.recv_fds(stream, _LENGTHS.size, MAX_DESCRIPTORS)
+    if not first:
+        raise Closed("closed")
+    first += _exactly(stream, _LENGTHS.size - len(first))
+    header_bytes, blob_bytes = _LENGTHS.unpack(first)
+    if header_bytes + blob_bytes > max_bytes:
+        raise Closed(f"a frame of {header_bytes + blob_bytes} bytes (at most {max_bytes})")
+    try:
+        header = json.loads(_exactly(stream, header_bytes))
+    except (ValueError, RecursionError) as error:
+        raise Closed(f"not a frame: {error}") from None
+    if not isinstance(header, dict):
+        raise Closed("not a frame: its header is no object")
+    return header, _exactly(stream, blob_bytes), descriptors
+
+
+def _exactly(stream: socket.socket, size: int) -> bytes:
+    pieces = []
+    while size:
+        piece = stream.recv(min(size, 1 << 20))
+        if not piece:
+            raise Closed("closed in the middle of a frame")
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
