@@ -22,6 +22,7 @@ command -v apt-get >/dev/null || fail "requirements/languages.sh installs with a
 command -v g++ >/dev/null || want g++
 command -v javac >/dev/null || want openjdk-17-jdk-headless
 command -v node >/dev/null || want nodejs
+want libssl-dev # HumanEval-X's CPP/162
 want php-cli
 want php-mbstring
 want mono-mcs

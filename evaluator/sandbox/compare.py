@@ -16,6 +16,7 @@ from evaluator.sandbox.job import Compare
 
 TOLERANCE = 1e-6
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
+_NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _MAX_NUMBER_CHARACTERS = 400
 
 
@@ -27,7 +28,7 @@ def outputs_match(expected: str, actual: str, how: Compare) -> tuple[bool, str]:
         wanted, got = expected.split(), actual.split()
     what = "line" if how == "default" else "token"
     for number, (left, right) in enumerate(zip_longest(wanted, got), start=1):
-        if left == right:
+        if left == right and not (how == "float" and _NOT_FINITE.fullmatch(left or "")):
             continue
         if left is None:
             return False, f"{what} {number}: {_short(right)} where nothing was expected"

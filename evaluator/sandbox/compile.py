@@ -22,6 +22,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from evaluator.sandbox import InfraError
 from evaluator.sandbox.drivers import Program
@@ -31,7 +32,9 @@ from evaluator.sandbox.watch import run, tree_cpu_s
 
 CACHE_BYTES = 256 * 1024 * 1024
 WORK = "/tmp/work"
-COMPILER = CellLimits(memory_mb=1536, pids=128, disk_mb=128, proc=True)
+MEMORY_MB = 1536
+STACK_MB = 64
+NEEDS_PROC = ("csharp",)  # mono
 _OUTPUT_KB = 64
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 _PROGRAMS_PER_SERVER = 500  # then a fresh one: what compilers keep of each program adds up
@@ -86,15 +89,15 @@ class Compiler:
                 server.close()
 
     def _afresh(self, language: Language, program: Program, argv: list[str], limit_s: float) -> Compiled:
-        cell = self._jail.spawn(COMPILER)
+        cell = self._jail.spawn(_limits(language))
         try:
             cell.put({name: _encoded(text) for name, text in program.sources.items()})
-            header = {"argv": argv, "environment": language.environment(WORK, COMPILER.memory_mb)}
+            header = _header(argv, language, self._toolchain)
             outcome = run(cell, header, time_s=limit_s, output_kb=_OUTPUT_KB)
             artefacts = None
             diagnostics = (outcome.stderr.text() + outcome.stdout.text()).strip()
             if outcome.limit is not None:
-                what = f"{limit_s:g} s" if outcome.limit == "time" else f"{COMPILER.memory_mb} MiB"
+                what = f"{limit_s:g} s" if outcome.limit == "time" else f"{MEMORY_MB} MiB"
                 diagnostics = f"its compilation took more than {what}"
             elif outcome.exit_code == 0:
                 artefacts = cell.fetch(list(language.artefacts))
@@ -137,14 +140,14 @@ class _Server:
     def __init__(self, jail: Jail, language: Language, toolchain: str) -> None:
         assert language.server is not None
         argv = resolve([word.replace("{toolchain}", toolchain) for word in language.server])
-        self._cell: Cell = jail.spawn(COMPILER)
+        self._cell: Cell = jail.spawn(_limits(language))
         self._num = 0
         theirs_in, self._to = os.pipe()
         self._from, theirs_out = os.pipe()
         nowhere = os.open("/dev/null", os.O_WRONLY)
         try:
-            header = {"argv": argv, "environment": language.environment(WORK, COMPILER.memory_mb), "time_s": 3600 * 24}
-            self._cell.send({"op": "run", **header}, b"", (theirs_in, theirs_out, nowhere))
+            header = {"op": "run", "time_s": 3600 * 24, **_header(argv, language, toolchain)}
+            self._cell.send(header, b"", (theirs_in, theirs_out, nowhere))
         except BaseException:
             self.close()
             raise
@@ -211,6 +214,16 @@ def resolve(argv: list[str]) -> list[str]:
     if found is None:
         raise InfraError(f"{argv[0]} is not installed (make evaluator-languages)")
     return [found, *argv[1:]]
+
+
+def _header(argv: list[str], language: Language, toolchain: str) -> dict[str, Any]:
+    # Run-time systems give each of their threads a stack of the limit's size, and all count as memory.
+    environment = language.environment(WORK, toolchain, MEMORY_MB)
+    return {"argv": argv, "environment": environment, "stack_mb": STACK_MB}
+
+
+def _limits(language: Language) -> CellLimits:
+    return CellLimits(memory_mb=MEMORY_MB, pids=128, disk_mb=128, proc=language.name in NEEDS_PROC)
 
 
 def _wait(descriptor: int, events: int, deadline: float) -> None:

@@ -23,7 +23,7 @@ from evaluator.sandbox.inside import frames, values
 from evaluator.sandbox.jail import Cell, CellLimits, Jail
 from evaluator.sandbox.job import AssertsTests, CallCase, CallTests, CheckTests, CodeJob, Limits
 from evaluator.sandbox.scores import TestScore
-from evaluator.sandbox.watch import MAX_STARVED_FACTOR, Watch
+from evaluator.sandbox.watch import Watch
 
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 _JUDGE = CellLimits(memory_mb=1024, pids=8, disk_mb=16)
@@ -122,10 +122,9 @@ class _Session:
                 break
             if why == "memory":
                 raise _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
-            starved_s = min(self.watch.starved_s(), MAX_STARVED_FACTOR * self.limits.time_s)
-            if begin + self.limits.time_s + starved_s <= time.monotonic() + 0.01:
+            allowed_s = self.watch.extended(self.limits.time_s)
+            if begin + allowed_s <= time.monotonic() + 0.01:
                 raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
-            allowed_s = self.limits.time_s + starved_s
         stream.settimeout(max(0.1, begin + allowed_s - time.monotonic()))
         try:
             header, _, _ = frames.receive(stream, MAX_VALUE_BYTES)

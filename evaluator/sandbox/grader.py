@@ -16,7 +16,7 @@ from evaluator.sandbox import InfraError
 from evaluator.sandbox.capabilities import Capabilities, require
 from evaluator.sandbox.functions import run_functions
 from evaluator.sandbox.jail import Jail, JailOptions
-from evaluator.sandbox.job import PYTHON_ONLY, CodeJob, CodeResult
+from evaluator.sandbox.job import PYTHON_ONLY, AssertsTests, CodeJob, CodeResult, SuffixTests
 from evaluator.sandbox.programs import Toolbox, run_program
 from evaluator.sandbox.scores import TestScore, summarise
 
@@ -79,6 +79,9 @@ class CodeGrader:
         self.jail.close()
 
     def _run(self, job: CodeJob) -> tuple[list[TestScore], float]:
+        if job.language == "python" and isinstance(job.tests, SuffixTests):
+            # A judge's cell keeps the tests out of the program's process, which no suffix could.
+            job = job.model_copy(update={"tests": AssertsTests(kind="asserts", code=[job.tests.code])})
         if job.tests.kind in PYTHON_ONLY:
             return run_functions(self.jail, job)
         if self.tier < 2 and job.language != "python":

@@ -3,7 +3,8 @@
     compose(source, tests) -> Program --compile_argv--> artefacts --run_argv, environment--> the process
 
 Everything works in a working directory, the only one that can be written, that holds the program's files under the
-names given here; with HOME set to it, PATH as below, without /proc and without a network. The address space must not be
+names given here; with HOME set to it, PATH as below, without a network and, but for C#, without /proc (mono ends at
+once without the real /proc/self/maps). The address space must not be
 limited for node, the JVM and mono: they reserve much more than they use.
 """
 
@@ -76,6 +77,8 @@ class Language:
         argv: list[str] = []
         for word in self.compile:
             argv += units if word == "{sources}" else [word.replace("{toolchain}", toolchain)]
+        if self.name == "cpp" and "<openssl/" in program.sources["program.cpp"]:
+            argv.append("-lcrypto")
         if self.name == "csharp" and program.needs_nonce:
             argv.append("-main:ZqDriver")
         return argv
@@ -85,10 +88,10 @@ class Language:
         heap = str(self.heap_mb(memory_mb))
         return [word.replace("{heap}", heap).replace("{entry}", program.entry) for word in self.run]
 
-    def environment(self, work: str, memory_mb: int) -> dict[str, str]:
-        """All variables that the process sees."""
+    def environment(self, work: str, toolchain: str, memory_mb: int) -> dict[str, str]:
+        """All variables that the process sees, compilers too."""
         heap = str(self.heap_mb(memory_mb))
-        mine = {name: value.replace("{heap}", heap) for name, value in self.variables.items()}
+        mine = {n: v.replace("{heap}", heap).replace("{toolchain}", toolchain) for n, v in self.variables.items()}
         return {"PATH": PATH, "HOME": work, "TMPDIR": work, "LANG": "C.UTF-8", **mine}
 
     def heap_mb(self, memory_mb: int) -> int:
@@ -147,6 +150,7 @@ _JVM = (
     "-XX:TieredStopAtLevel=1",
     "-Xshare:auto",
     "-XX:-UsePerfData",
+    "-XX:-UseContainerSupport",
     "-XX:+DisableAttachMechanism",
 )
 # JavaServer uses the compiler's own pool of tasks, which the JDK does not export.
@@ -205,6 +209,7 @@ LANGUAGES: dict[LanguageName, Language] = {
             ),
             artefacts=("**/*.class",),
             server=("java", *_JVM, *JAVA_EXPORTS, "-Xmx256m", "-cp", "{toolchain}", "JavaServer"),
+            variables={"LD_LIBRARY_PATH": "{toolchain}/jdk-lib"},  # the JVM finds its libraries through /proc
             overhead_mb=160,
             entry=java_main_class,
             prepare_source=_java_source,
@@ -246,7 +251,7 @@ LANGUAGES: dict[LanguageName, Language] = {
                 "{sources}",
             ),
             artefacts=("program.exe",),
-            variables={"MONO_GC_PARAMS": "max-heap-size={heap}m", "MONO_TRACE_LISTENER": "Console.Error"},
+            variables={"MONO_GC_PARAMS": "max-heap-size={heap}m", "MONO_DISABLE_SHARED_AREA": "1"},
             overhead_mb=64,
             entry=lambda source: "program.exe",
         ),

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from evaluator.sandbox import InfraError
-from evaluator.sandbox.compile import WORK, Compiler, resolve
+from evaluator.sandbox.compile import NEEDS_PROC, STACK_MB, WORK, Compiler, resolve
 from evaluator.sandbox.drivers import Program, RefusedProgram
 from evaluator.sandbox.jail import Jail
 from evaluator.sandbox.job import CodeJob, LanguageName, StdioTests, SuffixTests
@@ -26,9 +26,7 @@ from evaluator.sandbox.toolchain import ToolchainError, prepare
 
 TOOLCHAIN = "/toolchain"  # where the folder below is seen in the jail
 _PREFIX = "zeroq-toolchain"
-_STACK_MB = {"cpp": 256}  # elsewhere it is the run-time system's own affair
-_DEFAULT_STACK_MB = 64
-_NEEDS_PROC = ("java", "csharp")
+_DEEP_STACK_MB = 256  # recursion in C++; elsewhere the depth is the run-time system's own affair
 
 
 class Toolbox:
@@ -140,11 +138,11 @@ def _build(toolbox: Toolbox, language: Language, program: Program, job: CodeJob)
     memory_mb = job.limits.memory_mb
     header = {
         "argv": resolve(language.run_argv(program, memory_mb)),
-        "environment": language.environment(WORK, memory_mb),
-        "stack_mb": _STACK_MB.get(language.name, _DEFAULT_STACK_MB),
+        "environment": language.environment(WORK, TOOLCHAIN, memory_mb),
+        "stack_mb": _DEEP_STACK_MB if language.name == "cpp" else STACK_MB,
     }
     data = {name: text.encode("utf-8", "surrogatepass") for name, text in program.data.items()}
-    return Launch(header, files={**artefacts, **data}, proc=language.name in _NEEDS_PROC), cpu_s, ""
+    return Launch(header, files={**artefacts, **data}, proc=language.name in NEEDS_PROC), cpu_s, ""
 
 
 def _run_suffix(jail: Jail, job: CodeJob, launch: Launch) -> tuple[TestScore, float]:

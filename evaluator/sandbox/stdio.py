@@ -45,7 +45,7 @@ def run_stdio(jail: Jail, job: CodeJob, launch: Launch) -> tuple[list[TestScore]
 
 
 class ReusedCell:
-    """One cell for run after run, replaced when a program took it down."""
+    """One cell for run after run, replaced when a program took it down or left something in it."""
 
     def __init__(self, jail: Jail, limits: Limits, launch: Launch) -> None:
         self._jail, self._limits, self._launch = jail, limits, launch
@@ -72,7 +72,7 @@ class ReusedCell:
             time_s=self._limits.time_s,
             output_kb=output_kb,
         )
-        if outcome.exit_code is None:
+        if outcome.dirty:
             self._drop()
         return outcome
 

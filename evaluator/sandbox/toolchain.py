@@ -1,7 +1,7 @@
 """Builds, once, what makes compilers cheap: the C++ header compiled ahead, the classes of the Java server.
 
     prepare(folder) --> zq_all.hpp, zq_all.hpp.gch, bits/stdc++.h   C++
-                        *.class of JavaServer                       Java
+                        *.class of JavaServer, jdk-lib (a link)     Java
                         ts_server.js                                TypeScript
 
 The folder is read-only for programs. The C++ header leaves out what makes loading it slow (regex, filesystem, future,
@@ -18,10 +18,10 @@ from pathlib import Path
 from evaluator.sandbox.languages import JAVA_EXPORTS, LANGUAGES, PATH
 
 _CPP_HEADERS = """
-    algorithm array bitset cassert cctype cfenv chrono cinttypes climits cmath complex cstdarg cstddef cstdint cstdio cstdlib
-    cstring ctime deque exception forward_list fstream functional initializer_list iomanip iostream iterator limits list
-    map memory new numeric optional queue random ratio set sstream stack stdexcept string string_view tuple type_traits
-    typeinfo unordered_map unordered_set utility variant vector
+    algorithm array bitset cassert cctype cfenv chrono cinttypes climits cmath complex cstdarg cstddef cstdint cstdio
+    cstdlib cstring ctime deque exception forward_list fstream functional initializer_list iomanip iostream iterator
+    limits list map memory new numeric optional queue random ratio set sstream stack stdexcept string string_view
+    tuple type_traits typeinfo unordered_map unordered_set utility variant vector
 """
 
 # Takes the place of the library's own: its headers are all there already.
@@ -43,6 +43,13 @@ def prepare(folder: Path, languages: set[str]) -> None:
         flags = [word for word in LANGUAGES["cpp"].compile or () if word.startswith(("-std", "-O"))]
         _build(["g++", *flags, "-w", "-x", "c++-header", str(header), "-o", f"{header}.gch"])
     if "java" in languages:
+        java = shutil.which("java", path=PATH)
+        if java is None:
+            raise ToolchainError(f"no java on {PATH}")
+        # Where the JVM's libraries are; it looks at /proc/self/exe for that, which programs do not have.
+        link = folder / "jdk-lib"
+        link.unlink(missing_ok=True)
+        link.symlink_to(Path(java).resolve().parents[1] / "lib")
         with resources.as_file(compilers / "JavaServer.java") as source:
             _build(["javac", *JAVA_EXPORTS, "-nowarn", "-d", str(folder), str(source)])
     if "typescript" in languages:

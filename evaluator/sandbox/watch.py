@@ -62,7 +62,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `exit_code` is negative for a signal, None when the cell died with it."""
+    """How a run ended. `exit_code` is negative for a signal, None when the cell died with it; `dirty`: files were left."""
 
     exit_code: int | None
     limit: Limit | None
@@ -70,6 +70,7 @@ class Outcome:
     stderr: Captured
     wall_s: float
     cpu_s: float
+    dirty: bool
 
 
 class Watch:
@@ -147,9 +148,12 @@ class Watch:
             for descriptor, _ in self._poll.poll(100):
                 self._read(descriptor)
 
-    def starved_s(self) -> float:
-        """Seconds that the tree's processes have stood in the run queue, the most of any of them."""
-        return self._pids.starved_s()
+    def extended(self, time_s: float) -> float:
+        """A limit of `time_s` on the wall clock, longer by what the program has stood in the run queue: but not if it
+        had its CPU time, for then its own processes may be what kept each other waiting."""
+        if self._pids.cpu_s() >= time_s:
+            return time_s
+        return time_s + min(self._pids.starved_s(), MAX_STARVED_FACTOR * time_s)
 
     def _read(self, descriptor: int) -> None:
         data = os.read(descriptor, _READ_BYTES)
@@ -174,9 +178,8 @@ def run(
         while True:
             why = watch.drain(cell.control.fileno(), begin + allowed_s, cell.limits.memory_mb)
             if why == "deadline":
-                starved = min(watch.starved_s(), MAX_STARVED_FACTOR * time_s)
-                if begin + time_s + starved > time.monotonic() + 0.01:
-                    allowed_s = time_s + starved
+                allowed_s = watch.extended(time_s)
+                if begin + allowed_s > time.monotonic() + 0.01:
                     continue
                 limit = "time"
             elif why == "memory":
@@ -192,7 +195,15 @@ def run(
         limit = "time"
     if exit_code == _CANNOT_START and "argv" in header and b"Error: " in watch.stderr.head[:200]:
         raise InfraError(f"{header['argv'][0]} cannot be started: {watch.stderr.text()[:200].strip()}")
-    return Outcome(exit_code, limit, watch.stdout, watch.stderr, wall_s, float(reply["cpu_s"]) if reply else 0.0)
+    return Outcome(
+        exit_code,
+        limit,
+        watch.stdout,
+        watch.stderr,
+        wall_s,
+        float(reply["cpu_s"]) if reply else 0.0,
+        reply is None or bool(reply["dirty"]),
+    )
 
 
 def tree_cpu_s(cell: Cell) -> float:

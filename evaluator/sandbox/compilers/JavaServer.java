@@ -58,7 +58,12 @@ public final class JavaServer {
             }
             String answer;
             if (length < 0 || length > MAX_FRAME) {
-                in.skipNBytes(length & 0xffffffffL);
+                byte[] unused = new byte[1 << 16]; // a pipe cannot be skipped
+                for (long left = length & 0xffffffffL; left > 0; ) {
+                    int got = in.read(unused, 0, (int) Math.min(left, unused.length));
+                    if (got < 0) return;
+                    left -= got;
+                }
                 answer = answer(false, "a frame of " + (length & 0xffffffffL) + " bytes; at most " + MAX_FRAME, Map.of());
             } else {
                 answer = server.answerTo(in.readNBytes(length));

@@ -167,8 +167,8 @@ _CS_CLASS = re.compile(r"\bclass\s+([A-Za-z_]\w*)")
 def csharp(source: str, tests: SuffixTests) -> Program:
     """Program and tests in one file (the tests may begin with the brace that ends the function).
 
-    The tests' Main gets a name that the program cannot know, and its asserts throw. Its class is named Problem, as MultiPL-E
-    has it, or else is the last of the tests or of the program.
+    The tests' Main gets a name that the program cannot know, and its asserts throw. Its class is named Problem, as
+    MultiPL-E has it, or else is the last of the tests or of the program.
     """
     zq = identifier(source, tests)
     code = _CS_ASSERT.sub("global::ZqDriver.Assert(", tests.code)
@@ -205,10 +205,10 @@ _SH_FUNCTION = re.compile(
 )
 _SH_WORD = re.compile(r"[A-Za-z_][\w-]*")
 _SH_OWN = """
-    alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do done
-    echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help history if in jobs kill
-    let local logout mapfile popd printf pushd pwd read readarray readonly return select set shift shopt source suspend
-    test then time times trap true type typeset ulimit umask unalias unset until wait while
+    alias bg bind break builtin caller case cd command compgen complete compopt continue coproc declare dirs disown do
+    done echo elif else enable esac eval exec exit export false fc fg fi for function getopts hash help history if in
+    jobs kill let local logout mapfile popd printf pushd pwd read readarray readonly return select set shift shopt
+    source suspend test then time times trap true type typeset ulimit umask unalias unset until wait while
 """
 
 

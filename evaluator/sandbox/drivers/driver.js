@@ -81,7 +81,7 @@
     if (testing && (name === 'assert/strict' || name === 'node:assert/strict')) return strict;
     return inner(name);
   };
-  for (const key of ['binding', '_linkedBinding', 'dlopen', 'reallyExit', '_kill', 'mainModule', '_debugProcess', '_debugEnd', '_startProfilerIdleNotifier']) {
+  for (const key of ['binding', '_linkedBinding', 'getBuiltinModule', 'dlopen', 'reallyExit', '_kill', 'mainModule', '_debugProcess', '_debugEnd', '_startProfilerIdleNotifier']) {
     try {
       delete process[key];
     } catch {

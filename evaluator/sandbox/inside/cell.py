@@ -3,7 +3,8 @@
 It shuts itself in, then obeys the host, which may be asked to stop only by the kernel's killing the namespace:
 
     {"op": "files", "files": [[name, size], ...]} + blob    write files into the working directory
-    {"op": "run", ...} + [stdin, stdout, stderr, ...]       start a program; at its end {"exit", "cpu_s"} is the answer
+    {"op": "run", ...} + [stdin, stdout, stderr, ...]       start a program; at its end {"exit", "cpu_s", "dirty"} is
+                                                            the answer; dirty: it left or changed files
     {"op": "kill"}                                          end what runs
     {"op": "fetch", "files": [pattern, ...]}                contents of files that a compiler left
 
@@ -57,6 +58,7 @@ def shut_in(zygote: Any, limits: dict[str, Any]) -> None:
     """Every layer, in the order in which none takes away what the next one needs. OSError names one that fails."""
     if zygote.tier >= 2:
         zygote.map_ids()
+        kernel.set_host_name("sandbox")
         os.close(zygote.proc)
         size = f"size={limits['disk_mb']}m,nr_inodes={64 * limits['disk_mb']},mode=0700"
         kernel.mount("tmpfs", "/tmp", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, size)
@@ -101,6 +103,7 @@ class Cell:
         self.running: int | None = None
         self.watch = -1
         self.used = 0.0
+        self.given: dict[str, Any] = {}
 
     def serve(self) -> None:
         """Until the host closes its end."""
@@ -122,6 +125,7 @@ class Cell:
         operation = header["op"]
         if operation == "files":
             write_files(header["files"], blob)
+            self.given = traces()
         elif operation == "run":
             self._start(header, blob, descriptors)
         elif operation == "kill":
@@ -151,7 +155,13 @@ class Cell:
         usage = resource.getrusage(resource.RUSAGE_CHILDREN)
         used, self.used = usage.ru_utime + usage.ru_stime - self.used, usage.ru_utime + usage.ru_stime
         code = os.waitstatus_to_exitcode(status)
-        reply = {"exit": code, "cpu_s": used, "wall_s": wall_s, "max_rss_kb": usage.ru_maxrss}
+        reply = {
+            "dirty": traces() != self.given,
+            "exit": code,
+            "cpu_s": used,
+            "wall_s": wall_s,
+            "max_rss_kb": usage.ru_maxrss,
+        }
         frames.send(self.control, reply)
 
     def _fetch(self, patterns: list[str]) -> None:
@@ -174,6 +184,18 @@ class Cell:
             sizes.append([name, len(piece)])
             pieces.append(piece)
         frames.send(self.control, {"files": sizes}, b"".join(pieces))
+
+
+def traces() -> dict[str, Any]:
+    """What lies in the writable folder. A program that changed it must not run again beside what it left."""
+    found = {}
+    for folder in ("/tmp", WORK):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.path != WORK:
+                    status = entry.stat(follow_symlinks=False)
+                    found[entry.path] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+    return found
 
 
 def write_files(names: list[Any], blob: bytes) -> None:

@@ -98,6 +98,11 @@ def pivot_root(new_root: str) -> None:
     os.chdir("/")
 
 
+def set_host_name(name: str) -> None:
+    """Name of the machine in this UTS namespace."""
+    _checked(_libc.sethostname(name.encode(), ctypes.c_size_t(len(name))), "sethostname")
+
+
 def prctl(option: int, value: int) -> None:
     """prctl(2) with one argument."""
     _checked(_libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0), f"prctl {option}")

@@ -54,6 +54,7 @@ def new_module(name: str) -> types.ModuleType:
 
 def compile_source(source: str) -> types.CodeType:
     """Code object; tracebacks show the source's lines."""
+    source = source.removeprefix("\ufeff")
     linecache.cache[FILE] = (len(source), None, source.splitlines(keepends=True), FILE)
     code: types.CodeType = compile(source, FILE, "exec", dont_inherit=True)
     return code
