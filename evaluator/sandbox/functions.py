@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -28,6 +29,7 @@ from evaluator.sandbox.watch import Watch
 MAX_VALUE_BYTES = 16 * 1024 * 1024
 _JUDGE = CellLimits(memory_mb=1024, pids=8, disk_mb=16)
 _FOREVER_S = 3600.0
+_JUDGES_PER_CELL = 500
 
 
 class _Stopped(Exception):
@@ -38,7 +40,43 @@ class _Stopped(Exception):
         self.score = TestScore(verdict, detail)
 
 
-def run_functions(jail: Jail, job: CodeJob) -> tuple[list[TestScore], float]:
+class Judges:
+    """Cells for judges, used again: each judge is a process of its own in one, and no program ever runs there. Not
+    setting one up for each job is a third of a job's cost. Thread-safe."""
+
+    def __init__(self, jail: Jail) -> None:
+        self._jail = jail
+        self._lock = threading.Lock()
+        self._idle: list[tuple[Cell, int]] = []
+
+    def take(self) -> tuple[Cell, int]:
+        """A cell, and how many judges it has had."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._jail.spawn(_JUDGE), 0
+
+    def give_back(self, cell: Cell, num_used: int) -> float:
+        """After the judge was told to end: keep the cell if it is as it was. CPU seconds of the judge."""
+        ended = cell.stop()
+        if ended is None:
+            return cell.close().cpu_s
+        if ended["dirty"] or num_used >= _JUDGES_PER_CELL:
+            cell.close()
+        else:
+            with self._lock:
+                self._idle.append((cell, num_used))
+        return float(ended["cpu_s"])
+
+    def close(self) -> None:
+        """End the idle ones."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+        for cell, _ in idle:
+            cell.close()
+
+
+def run_functions(jail: Jail, judges: Judges, job: CodeJob) -> tuple[list[TestScore], float]:
     """Score of every test, and CPU seconds of all cells. InfraError when the sandbox is at fault."""
     tests = job.tests
     make: Callable[[], _Session]
@@ -48,7 +86,7 @@ def run_functions(jail: Jail, job: CodeJob) -> tuple[list[TestScore], float]:
     else:
         assert isinstance(tests, CheckTests | AssertsTests)
         num = len(tests.code) if isinstance(tests, AssertsTests) else 1
-        make = lambda: _JudgedSession(jail, job, tests)  # noqa: E731
+        make = lambda: _JudgedSession(jail, judges, job, tests)  # noqa: E731
     scores: list[TestScore] = []
     cpu_s = 0.0
     while len(scores) < num:
@@ -97,6 +135,8 @@ class _Session:
         """End the cells; CPU seconds of all of them."""
         self._stack.close()
         cpu_s = 0.0
+        if self._cells:
+            self._cells[0].stop()
         while self._cells:
             cpu_s += self._cells.pop().close().cpu_s
         return cpu_s
@@ -204,20 +244,34 @@ class _Raised(Exception):
 class _JudgedSession(_Session):
     """A judge in a second cell calls, and runs the test code."""
 
-    def __init__(self, jail: Jail, job: CodeJob, tests: CheckTests | AssertsTests) -> None:
+    _judge_cell: tuple[Cell, int] | None = None
+
+    def __init__(self, jail: Jail, judges: Judges, job: CodeJob, tests: CheckTests | AssertsTests) -> None:
         super().__init__(jail, job)
+        self._judges = judges
+        judge: Cell | None = None
         try:
-            judge = self.spawn(_JUDGE)
+            judge, num_used = judges.take()
             judge_watch = self._stack.enter_context(Watch(judge, 1))
             self.judge, theirs = self.pair()
             with theirs:
                 blob = json.dumps(tests.model_dump(), ensure_ascii=True).encode("ascii")
                 descriptors = (self.program.fileno(), theirs.fileno())
                 judge_watch.start({"python": "judge", "time_s": _FOREVER_S}, blob, b"", descriptors, discard=True)
+            self._judge_cell = (judge, num_used + 1)
             self.program.close()  # the judge has it now
         except BaseException:
             self.close()
+            if judge is not None and self._judge_cell is None:
+                judge.close()
             raise
+
+    def close(self) -> float:
+        cpu_s = super().close()
+        if self._judge_cell is not None:
+            cpu_s += self._judges.give_back(*self._judge_cell)
+            self._judge_cell = None
+        return cpu_s
 
     def load(self) -> None:
         reply = self._ask({"op": "load"})

@@ -14,10 +14,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from evaluator.sandbox import InfraError
 from evaluator.sandbox.capabilities import Capabilities, require
-from evaluator.sandbox.functions import run_functions
+from evaluator.sandbox.functions import Judges, run_functions
 from evaluator.sandbox.jail import Jail, JailOptions
 from evaluator.sandbox.job import PYTHON_ONLY, AssertsTests, CodeJob, CodeResult, SuffixTests
-from evaluator.sandbox.programs import Toolbox, run_program
+from evaluator.sandbox.programs import Toolbox, compile_program, run_program
 from evaluator.sandbox.scores import TestScore, summarise
 
 log = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class CodeGrader:
             self.jail.close()
             raise
         self._toolbox.attach(self.jail)
+        self._judges = Judges(self.jail)
         self.jail.verify = lambda: require(self.jail, tier)
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
 
@@ -72,9 +73,14 @@ class CodeGrader:
                 return summarise(scores, job.reward, time.perf_counter() - begin, cpu_s)
         raise AssertionError("unreachable")
 
+    def compile_only(self, job: CodeJob) -> float:
+        """CPU seconds of the job's compilation (0 from the cache), for benchmarks; InfraError if it fails."""
+        return compile_program(self._toolbox, job)
+
     def close(self) -> None:
         """Wait for what is being graded, then end every process."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._judges.close()
         self._toolbox.close()
         self.jail.close()
 
@@ -83,7 +89,7 @@ class CodeGrader:
             # A judge's cell keeps the tests out of the program's process, which no suffix could.
             job = job.model_copy(update={"tests": AssertsTests(kind="asserts", code=[job.tests.code])})
         if job.tests.kind in PYTHON_ONLY:
-            return run_functions(self.jail, job)
+            return run_functions(self.jail, self._judges, job)
         if self.tier < 2 and job.language != "python":
             raise InfraError(f"{job.language} needs tier 2; this sandbox is tier 1, for Python alone")
         return run_program(self.jail, self._toolbox, job)

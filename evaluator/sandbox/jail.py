@@ -26,6 +26,7 @@ INSIDE = Path(__file__).resolve().parent / "inside"
 JAIL_CODE = "/zeroq"  # where INSIDE is seen in the jail
 START_TIMEOUT_S = 60.0
 REPLY_TIMEOUT_S = 30.0
+STOP_TIMEOUT_S = 5.0
 _FIRST_UID = 61_184  # the range that systemd keeps for users made up on the spot; 4,096 of them
 _USR_LINKS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 _ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "mono", "php")
@@ -60,7 +61,7 @@ class JailOptions:
 
 
 class Jail:
-    """One zygote. Starts at construction (InfraError names the layer that fails); a dead one is replaced by the next spawn."""
+    """One zygote: started at construction (InfraError names the layer that fails), replaced by `spawn` if it died."""
 
     def __init__(self, options: JailOptions | None = None) -> None:
         self.options = options or JailOptions()
@@ -273,6 +274,20 @@ class Cell:
             found[name] = blob[position : position + size]
             position += size
         return found
+
+    def stop(self) -> dict[str, Any] | None:
+        """End what runs in it, and have the cell say how that went; None if the cell is gone or says nothing in time.
+
+        Killing the cell at once would do too, but the kernel counts nobody's CPU time then.
+        """
+        try:
+            self.control.settimeout(STOP_TIMEOUT_S)
+            self.send({"op": "kill"})
+            ended = self.receive()
+            self.control.settimeout(REPLY_TIMEOUT_S)
+        except (OSError, EOFError):
+            return None
+        return ended
 
     def kill(self) -> Ended:
         """End every process in it; how it ended and what it used. Idempotent."""

@@ -88,6 +88,16 @@ def run_program(jail: Jail, toolbox: Toolbox, job: CodeJob) -> tuple[list[TestSc
     return [score], cpu_s + used_s
 
 
+def compile_program(toolbox: Toolbox, job: CodeJob) -> float:
+    """CPU seconds of a job's compilation; InfraError if it fails."""
+    language = LANGUAGES[job.language]
+    program = language.compose(job.source, job.tests if isinstance(job.tests, SuffixTests) else None)
+    launch, cpu_s, why = _build(toolbox, language, program, job)
+    if launch is None:
+        raise InfraError(why)
+    return cpu_s
+
+
 def missing_tools(language: Language) -> list[str]:
     """Those of the language's tools that are not installed."""
     return [tool for tool in language.tools if find_tool(tool) is None]

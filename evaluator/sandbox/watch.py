@@ -62,7 +62,7 @@ class Captured:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended. `exit_code` is negative for a signal, None when the cell died with it; `dirty`: files were left."""
+    """How a run ended. `exit_code`: negative for a signal, None if the cell died too; `dirty`: it left files."""
 
     exit_code: int | None
     limit: Limit | None

@@ -31,8 +31,8 @@ CANNOT_START = 125  # exit code of a child that did not become the program
 _MIB = 1024 * 1024
 _MAX_FETCH_BYTES = 64 * _MIB
 _STACK_MB = 512
-_READ_ONLY = {"/": kernel.FS_READ, "/dev": kernel.FS_READ | kernel.FS_WRITE_FILE}
-_WRITE = {"/tmp": kernel.FS_ALL[5] & ~kernel.FS_IOCTL_DEV}
+# Files may be opened for writing anywhere: what is not mounted read-only are /dev/null and its like, and /tmp.
+_ACCESS = {"/": kernel.FS_READ | kernel.FS_WRITE_FILE, "/tmp": kernel.FS_ALL[5] & ~kernel.FS_IOCTL_DEV}
 
 
 def live(control: socket.socket, zygote: Any, limits: dict[str, Any]) -> NoReturn:
@@ -68,7 +68,7 @@ def shut_in(zygote: Any, limits: dict[str, Any]) -> None:
             kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "subset=pid")
         else:
             kernel.mount("/sys", "/proc", "", kernel.MS_BIND)  # an empty folder
-        kernel.landlock(_READ_ONLY | _WRITE)
+        kernel.landlock(_ACCESS)
         kernel.drop_capabilities()
     else:
         kernel.landlock(limits["readable"])

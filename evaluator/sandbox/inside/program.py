@@ -9,15 +9,13 @@ from __future__ import annotations
 import atexit
 import builtins
 import io
-import linecache
 import signal
 import sys
-import threading
-import traceback
 import types
 from typing import Any
 
 FILE = "main.py"
+_sources: dict[str, str] = {}
 
 
 def run(header: dict[str, Any], blob: bytes) -> int:
@@ -28,7 +26,7 @@ def run(header: dict[str, Any], blob: bytes) -> int:
 
 
 def prepare() -> None:
-    """Fresh standard streams on descriptors 0-2, fresh randomness, no trace of our modules in sys.modules."""
+    """Fresh standard streams on descriptors 0-2, and the state that an interpreter starts a program in."""
     stdin = io.TextIOWrapper(io.BufferedReader(io.FileIO(0, closefd=False)), "utf-8")
     output = io.BufferedWriter(io.FileIO(1, "w", closefd=False))
     stdout = io.TextIOWrapper(output, "utf-8")
@@ -39,8 +37,6 @@ def prepare() -> None:
         setattr(sys, f"__{name}__", stream)
     sys.argv = [FILE]
     sys.path[0:1] = ["/tmp/work"]
-    for name in [name for name in sys.modules if name.partition(".")[0] == "inside"]:
-        del sys.modules[name]
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -55,7 +51,7 @@ def new_module(name: str) -> types.ModuleType:
 def compile_source(source: str) -> types.CodeType:
     """Code object; tracebacks show the source's lines."""
     source = source.removeprefix("\ufeff")
-    linecache.cache[FILE] = (len(source), None, source.splitlines(keepends=True), FILE)
+    _sources[FILE] = source
     code: types.CodeType = compile(source, FILE, "exec", dont_inherit=True)
     return code
 
@@ -71,7 +67,8 @@ def finish(body: Any) -> int:
         show(*sys.exc_info())
         code = 1
     try:
-        threading._shutdown()  # type: ignore[attr-defined]
+        if "threading" in sys.modules:
+            sys.modules["threading"]._shutdown()
         atexit._run_exitfuncs()
     except BaseException:
         show(*sys.exc_info())
@@ -95,6 +92,11 @@ def exit_code(end: SystemExit) -> int:
 
 def show(kind: Any, error: Any, trace: Any) -> None:
     """Print a traceback without our own frames."""
+    import linecache
+    import traceback
+
+    for name, source in _sources.items():
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
     while trace is not None and trace.tb_frame.f_code.co_filename != FILE and trace.tb_next is not None:
         trace = trace.tb_next
     traceback.print_exception(kind, error, trace, file=sys.__stderr__)

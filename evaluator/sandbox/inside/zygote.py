@@ -33,7 +33,7 @@ ROOT = "/tmp"  # any folder that exists: the jail's root is mounted over it, in 
 # What most programs import. More would make every cell dearer: a fork copies the page tables of all that is loaded.
 PRELOAD = """
     inside.judge inside.program inside.serve
-    bisect collections copy enum functools heapq itertools math operator random re string typing
+    bisect collections copy enum functools heapq itertools math operator re string typing
 """.split()  # noqa: SIM905
 _TINY_DEVICES = ("null", "zero", "full", "random", "urandom")
 _ETC = {
