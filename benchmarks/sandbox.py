@@ -34,8 +34,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from evaluator.sandbox.grader import CodeGrader
 from evaluator.sandbox.jail import base_interpreter
 from evaluator.sandbox.job import CodeJob
@@ -44,8 +42,11 @@ PROGRAM = "a, b = map(int, input().split())\nprint(a + b)\n"
 FUNCTION = "def add(a, b):\n    return a + b\n"
 PR_SET_CHILD_SUBREAPER = 36
 TICK = os.sysconf("SC_CLK_TCK")
-CONTAINER = """--unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv --ro-bind /usr /usr
---symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/bin /bin --proc /proc --dev /dev --tmpfs /tmp --chdir /tmp""".split()  # noqa: SIM905
+CONTAINER = """
+    --unshare-all --die-with-parent --new-session --cap-drop ALL --clearenv --proc /proc --dev /dev
+    --tmpfs /tmp --chdir /tmp
+    --ro-bind /usr /usr --symlink usr/lib /lib --symlink usr/lib64 /lib64 --symlink usr/bin /bin
+""".split()  # noqa: SIM905
 
 Round = Callable[[], int]  # runs some programs; returns how many tests that were
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ from typing import Any
 import pytest
 
 from tests.faults.sandbox_suite import CONTAINED, Program, programs
+from tests.faults.sandbox_suite.plants import Plants, Traces
 from tests.faults.sandbox_suite.unprivileged import NOBODY
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,11 +113,34 @@ def test_honest_programs_are_served_after_all_this(report: Report) -> None:
     assert report["last"]["verdict"] == "pass", report["last"]["detail"]
 
 
+@pytest.mark.parametrize("report", ["same_user"], indirect=True)
 @pytest.mark.parametrize("program", [program for program in PROGRAMS if program.escapes_bare], ids=str)
 def test_the_escape_works_where_nothing_holds_it(report: Report, program: Program) -> None:
     """A program that is contained in any case would show nothing."""
-    if not report["bare"]:
-        pytest.skip("shown in the other half")
     printed = report["bare"][program.name]
     assert printed.startswith("ESCAPED"), printed
     assert CONTAINED not in printed
+
+
+def test_the_watch_sees_what_is_left_and_what_was_touched(tmp_path: Path) -> None:
+    with Plants() as plants:
+        before = Traces(plants.mark)
+        assert before.left() == plants.touched() == []
+        shared = Path("/dev/shm") / f"{plants.mark}-left"
+        with (
+            subprocess.Popen(["sleep", "60"]) as process,
+            (tmp_path / "open").open("w"),
+            socket.create_server(f"{tmp_path}/{plants.mark}", family=socket.AF_UNIX),
+            tempfile.NamedTemporaryFile(),
+            socket.create_connection(("127.0.0.1", int(plants.values["PORT"]))) as line,
+        ):
+            shared.touch()
+            line.recv(1)  # until it was noticed and closed
+            kinds = Counter(item.partition(":")[0] for item in before.left())
+            process.kill()
+            shared.unlink()
+        assert {"process", "descriptor", "socket", "temporary file", "file"} <= kinds.keys()
+        assert plants.touched() == ["the tcp listener was contacted"]
+        plants.victim.kill()
+        plants.victim.wait()
+        assert "the victim was killed" in plants.touched()

@@ -121,6 +121,7 @@ def passes_bare(line: Mapping[str, Any]) -> bool:
         ("java", "humaneval_x_java.jsonl", 164, "        throw new RuntimeException();\n    }\n}\n"),
         ("cpp", "humaneval_x_cpp.jsonl", 162, "    throw 1;\n}\n"),
     ],
+    ids=["javascript", "java", "cpp"],
 )
 def test_humaneval_x(grader: CodeGrader, language: str, name: str, passing: int, wrong_body: str) -> None:
     needs(language)
@@ -172,7 +173,8 @@ def test_multipl_e_by_hand(grader: CodeGrader, language: str) -> None:
         row["meta"]["name"].removeprefix("HumanEval_"): row
         for row in rows(f"multipl_e_humaneval_{FILES[language]}.evalonly.jsonl")
     }
-    right, wrong = {}, {}
+    right: dict[str, Row] = {}
+    wrong: dict[str, Row] = {}
     for task, (good, bad) in BODIES[language].items():
         row = data[task]
         spec = code_spec(row)

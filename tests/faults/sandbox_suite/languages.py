@@ -126,7 +126,13 @@ def _sums(language: str, source: str) -> Program:
 
 def _limited(language: str, name: str, source: str, expect: frozenset[str] = LIMITED) -> Program:
     job = stdio(source, language=language)
-    return Program(f"{language}_{name}", "resources", job | {"limits": LIMITS | {"time_s": 2.0}}, expect, wall_s=90.0)
+    return Program(
+        f"{language}_{name}",
+        "resources",
+        job | {"limits": LIMITS | {"time_s": 2.0, "compile_s": 10.0}},
+        expect,
+        wall_s=90.0,
+    )
 
 
 PROGRAMS = [

@@ -168,6 +168,52 @@ print("contained" if written <= 160 << 20 else f"ESCAPED {written >> 20} MiB")
         ROOMY,
     ),
     _program(
+        "memory_in_detached_segments",
+        HELD_OR_KILLED,
+        """
+import ctypes
+libc = ctypes.CDLL(None, use_errno=True)
+libc.shmat.restype = ctypes.c_void_p
+size, held = 10 << 20, 0
+for _ in range(50):
+    segment = libc.shmget(0, size, 0o1600)
+    address = libc.shmat(segment, None, 0) if segment >= 0 else None
+    if address is None or address == ctypes.c_void_p(-1).value:
+        break
+    ctypes.memset(address, 1, size)
+    libc.shmdt(ctypes.c_void_p(address))
+    held += size
+print("contained" if held <= 160 << 20 else f"ESCAPED {held >> 20} MiB")
+""",
+        ROOMY,
+    ),
+    _program(
+        "memory_in_pipes",
+        HELD_OR_KILLED,
+        """
+import fcntl, os
+held, kept = 0, []
+try:
+    while len(kept) < 2000:
+        ends = os.pipe()
+        kept.append(ends)
+        try:
+            fcntl.fcntl(ends[1], 1031, 1 << 20)  # F_SETPIPE_SZ
+        except OSError:
+            pass
+        os.set_blocking(ends[1], False)
+        try:
+            while True:
+                held += os.write(ends[1], b"x" * 65536)
+        except BlockingIOError:
+            pass
+except OSError:
+    pass
+print("contained" if held <= 160 << 20 else f"ESCAPED {held >> 20} MiB")
+""",
+        ROOMY,
+    ),
+    _program(
         "memory_summed_over_processes",
         HELD_OR_KILLED,
         """
@@ -408,13 +454,7 @@ print("contained")
     _program(
         "recursion_on_the_c_stack",
         LIMITED,
-        "import sys\n"
-        "sys.setrecursionlimit(10**9)\n"
-        "x = []\n"
-        "for _ in range(10**6):\n"
-        "    x = [x]\n"
-        "repr(x)\n"
-        "print('contained')\n",
+        "import sys\nsys.setrecursionlimit(10**9)\ndef f(x):\n    return max([x], key=f)\nf(0)\nprint('contained')\n",
         ROOMY,
     ),
     _program("catastrophic_regex", frozenset({"timeout"}), "import re\nre.match(r'(a+)+$', 'a' * 64 + 'b')\n"),
