@@ -122,7 +122,7 @@ class RewardSection(Section):
         ],
         min_length=1,
     )
-    math_timeout_s: float = Field(5.0, gt=0, description="Limit for one mathematical comparison.")
+    math_timeout_s: float = Field(1.0, gt=0, description="Limit for one mathematical comparison, CPU seconds.")
 
     @model_validator(mode="after")
     def _unique(self) -> RewardSection:

@@ -2,7 +2,10 @@ r"""Reads a completion: what is reasoning, what is visible, which answer counts.
 
 - Text inside `<think>...</think>` is reasoning; nothing in it can be the answer. Blocks nest; one that is never closed
   runs to the end; a `</think>` that was never opened makes all before it reasoning (templates that open it themselves).
-- The last complete `<answer>...</answer>` of the visible text counts; an unfinished one does not.
+- Visible is only what follows the last `</think>`; nothing is if a block is left open.
+- The last complete `<answer>...</answer>` of the visible text is its final part; an unfinished one is none.
+- A mathematical answer is the last box of the final part (empty or unclosed: no answer), else the last "the answer is
+  X" in it, else, within answer tags, all of it.
 - A prompt that ends with `<think>` belongs to the response: its completion is read as if it began with that tag.
 
 Everything here is linear in the length of the text, so no limit is needed.
@@ -13,11 +16,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from evaluator.stated import stated_answer
+
 THINK, END_THINK = "<think>", "</think>"
 ANSWER, END_ANSWER = "<answer>", "</answer>"
 _THINK_TAGS = re.compile(r"</?think>")
 _SHAPE = re.compile(r"\s*<think>(?P<think>.*?)</think>\s*<answer>(?P<answer>.*?)</answer>\s*", re.DOTALL)
-_BOXED = "\\boxed{"
+_BOXES = ("\\boxed", "\\fbox")
+_BARE_BOX = re.compile(r"[^\s$]+")
 
 
 @dataclass(frozen=True)
@@ -50,9 +56,14 @@ def read(prompt: str, completion: str) -> Response:
             depth += 1
         elif depth:
             depth -= 1
+            if not depth:
+                visible = []  # only what follows the last block counts
         else:  # never opened: what came before was reasoning
-            reasoning, visible = [*reasoning, *visible], []
+            reasoning.extend(visible)
+            visible = []
     (reasoning if depth else visible).append(text[position:])
+    if depth:
+        visible = []
     return Response(text, "\n".join(reasoning), "\n".join(visible))
 
 
@@ -64,20 +75,35 @@ def answer_block(response: Response) -> str | None:
 
 
 def final_answer(response: Response) -> str | None:
-    r"""The final mathematical answer: the last answer block (the last box in it, if any), else the last \boxed{}."""
+    r"""The final mathematical answer, as written; None if there is none (see the rules above)."""
     block = answer_block(response)
-    if block is None:
-        return last_boxed(response.visible)
-    boxed = last_boxed(block)
-    return block if boxed is None else boxed
+    part = response.visible if block is None else block
+    if any(box in part for box in _BOXES):
+        return last_boxed(part) or None
+    stated = stated_answer(part)
+    return block or None if stated is None else stated
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}`, braces balanced; None if there is none or it is never closed."""
-    start = text.rfind(_BOXED)
-    if start < 0:
-        return None
-    start += len(_BOXED)
+    r"""Content of the last `\boxed{...}` (else `\fbox{...}`), braces balanced; None without one or if it stays open.
+
+    Without a brace the box holds what follows, up to white space or a dollar sign: `\boxed 5`.
+    """
+    for box in _BOXES:
+        start = text.rfind(box)
+        if start >= 0:
+            return _content(text, start + len(box))
+    return None
+
+
+def _content(text: str, start: int) -> str | None:
+    """What a box whose command ends at `start` holds."""
+    while start < len(text) and text[start] in " \t":
+        start += 1
+    if text[start : start + 1] != "{":
+        bare = _BARE_BOX.match(text, start)
+        return bare.group().rstrip(".,;:!?*)") or None if bare else None
+    start += 1
     depth, index = 1, start
     while index < len(text):
         character = text[index]

@@ -295,3 +295,8 @@ def _text(row: Mapping[str, Any], name: str) -> str | None:
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."
+
+
+def cold_start_program(solution: str, language: str) -> str:
+    """A reference program in R1's format; the data have no reasoning to go with it."""
+    return f"<think>A program that does this:</think><answer>\n```{language}\n{solution.strip()}\n```\n</answer>"

@@ -19,6 +19,7 @@ from typing import Any
 from common.config import ReasoningGymSource, RunConfig
 from common.errors import UserError
 from common.lifecycle import RunPaths, write_atomic
+from recipes.code import cold_start_program
 from recipes.cold_start import cold_start_traces
 from recipes.datasets import Example, cold_start_response, load_examples
 from recipes.model_files import PromptTokenizer
@@ -197,6 +198,13 @@ def _spec(example: Example) -> Record:
     return spec | {"kind": "math"} if example.answer else spec
 
 
+def _worked_response(example: Example) -> str | None:
+    """The response to imitate: worked solution and answer, or the reference program; None where there is none."""
+    if example.solution and example.code is not None:
+        return cold_start_program(example.solution, str(example.code["language"]))
+    return cold_start_response(example.solution, example.answer) if example.solution and example.answer else None
+
+
 def _cold_start(
     config: RunConfig, train: Sequence[Example], held_out: set[str], tokenizer: PromptTokenizer
 ) -> list[Record]:
@@ -221,9 +229,9 @@ def _cold_start(
         pairs = [(prompt, response) for prompt, response in traces]
     else:
         pairs = [
-            (e.prompt, cold_start_response(e.solution, e.answer))
+            (e.prompt, response)
             for e in train[: settings.num_examples]
-            if e.solution and e.answer
+            if (response := _worked_response(e)) is not None
         ]
         if not pairs:
             raise UserError(

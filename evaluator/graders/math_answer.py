@@ -2,97 +2,42 @@ r"""Accuracy of a mathematical answer against a gold answer, by rule.
 
 Cheapest test first; each later one only sees what the earlier could not settle:
 
-    plain numbers ("1,000", "$18", "-3.50")  exact arithmetic
-    text golds ("\text{Evelyn}", "Monday")   letters and digits compared, case ignored
-    a phrase with one number ("18 dollars")  that number, unless a word changes it ("18 thousand", "minus 18")
-    all else                                 math-verify: LaTeX, fractions, sets, intervals, matrices, percent, units
+    same text after cleaning                 spelling only: delimiters, colours, Unicode, thousands
+    words ("\text{Evelyn}", "Monday")        letters and digits compared, case ignored
+    values (math_reader, math_equal)         numbers, sets, tuples, intervals, equations, bases, units: exact
+    a phrase with one number ("18 dollars")  that number, unless a word changes it ("about 18", "minus 18")
+    math-verify                              what our reader does not know (sums, integrals, products of matrices)
 
-math-verify's own time limits (SIGALRM: main thread only) are off; whoever calls this enforces one from outside.
-Its errors are not swallowed: an error that the gold answer provokes too is a broken grader and is raised; one that
-only the answer provokes is a wrong answer. `self_test` finds an installation that fails on everything.
-Accepted on purpose, as in math-verify: an unevaluated equal ("48/2"), `x=5` for 5, a percent sign or unit left out.
+Nothing is evaluated by `eval`, no signal or alarm is used, no numeric tolerance is applied. What an answer can ask for
+is bounded (size of numbers, depth, terms): beyond it is a wrong answer. math-verify alone can take long; the limit on
+it is its caller's, from outside. `self_test` finds an installation that fails on everything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import re
 from fractions import Fraction
 from typing import Any
 
-from math_verify import LatexExtractionConfig, parse, verify
+from evaluator.extract import final_answer, read
+from evaluator.graders import MAX_ANSWER_BYTES
+from evaluator.graders.math_equal import same
+from evaluator.graders.math_reader import LETTER_UNITS, TOP
+from evaluator.graders.math_reader import read as read_value
+from evaluator.graders.math_text import clean
+from evaluator.graders.math_tree import Contradiction, Node, Refused, Unreadable, number, symbols
+from evaluator.graders.math_units import CHANGING
+from evaluator.graders.math_values import Labelled, Scalar, Value
+from evaluator.graders.math_verifier import admits, agrees
+from evaluator.graders.math_words import is_words, same_words
 
-logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns once that its time limit is off: so it should be
-
-_CONFIG = [LatexExtractionConfig()]
-_UNICODE = str.maketrans(
-    {
-        "−": "-",
-        "–": "-",
-        "×": r"\times ",
-        "÷": "/",
-        "·": r"\cdot ",
-        "π": r"\pi ",
-        "∞": r"\infty ",
-        "≤": r"\le ",
-        "≥": r"\ge ",
-        "≠": r"\ne ",
-        "±": r"\pm ",
-        "∪": r"\cup ",
-        "∩": r"\cap ",
-        "°": r"^\circ ",
-        "\u00a0": " ",
-        "\u202f": " ",
-    }
-)
-_ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|(\w+))")
-_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\!|\\ )(?=\d{3}(?!\d))")
-_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[+-]?\.\d+")
-_CURRENCY = r"(?:\\?\$|[€£¥₹])"
-_PRICE = re.compile(rf"([+-]?)\s*{_CURRENCY}\s*(?=[\d.])")
-_TEXT_GOLD = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\{[^{}]*\}|[^\W\d_]{4,}")
-_TEXT_COMMAND = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox)\s*\{([^{}]*)\}")
-_PLAIN = r"(?:[^\W\d_]|[\s,.:'’])*"
-_PHRASE = re.compile(rf"(?P<before>{_PLAIN})(?P<number>{_NUMBER.pattern})(?P<after>{_PLAIN})")
-_CHANGES_NUMBER = frozenset(
-    {
-        "hundred",
-        "thousand",
-        "million",
-        "billion",
-        "trillion",
-        "dozen",
-        "score",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "fifth",
-        "tenth",
-        "minus",
-        "negative",
-        "plus",
-        "times",
-        "twice",
-        "double",
-        "triple",
-        "squared",
-        "cubed",
-        "percent",
-        "pct",
-        "not",
-        "no",
-        "over",
-        "point",
-        "and",
-        "or",
-        "to",
-    }
-)
+_NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
+_PHRASE_LENGTH = 200
+_FORMULA = re.compile(r"(?<!\\)\$([^$]+)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_BEYOND_US = re.compile(r"\\(?:int|iint|oint|sum|prod|lim|det|begin)(?![A-Za-z])")
+_WORDED = re.compile(r"\\text\{([^{}]*)\}")
 
 
 def grade(answer: str, spec: dict[str, Any]) -> dict[str, Any]:
@@ -102,31 +47,68 @@ def grade(answer: str, spec: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"the task has no gold answer (answer: {gold!r})")
     equal, how = compare(gold, answer)
     relation = "equal to" if equal else "not equal to"
-    return {"score": float(equal), "detail": f"extracted {answer[:80]}, {relation} {gold[:80]} ({how})"}
+    reason = "" if equal or how not in _TOLD else f" ({how})"
+    return {"score": float(equal), "detail": f"extracted {answer[:80]}, {relation} {gold[:80]}{reason}"}
+
+
+_TOLD = frozenset(("blank", "too large", "contradicts itself"))
+
+
+def grade_response(gold: str, response: str) -> dict[str, Any]:
+    """Verdict on a whole response: {"correct", "reward", "detail"}, by the extraction that training uses.
+
+    ValueError if the gold answer is empty or breaks the grader.
+    """
+    answer = final_answer(read("", response))
+    if answer is None:
+        return {"correct": False, "reward": 0.0, "detail": "no answer found outside the reasoning"}
+    size = len(answer.encode("utf-8", "surrogatepass"))
+    if size > MAX_ANSWER_BYTES:
+        detail = f"answer of {size} bytes refused (at most {MAX_ANSWER_BYTES})"
+        return {"correct": False, "reward": 0.0, "detail": detail}
+    found = grade(answer, {"answer": gold})
+    return {"correct": found["score"] >= 1.0, "reward": found["score"], "detail": found["detail"]}
 
 
 def compare(gold: str, answer: str) -> tuple[bool, str]:
     """Whether `answer` equals `gold`, and by which rule that was found."""
-    clean_gold, clean_answer = _clean(gold), _clean(answer)
+    clean_gold, clean_answer = clean(gold), clean(_only_formula(answer))
     if not clean_answer:
         return False, "blank"
     if clean_gold == clean_answer:
         return True, "same text"
-    if _TEXT_GOLD.fullmatch(clean_gold):
-        return _letters(clean_gold) == _letters(clean_answer) != "", "text"
-    gold_number, number = _number(clean_gold), _number(clean_answer)
-    if gold_number is not None and number is None:
-        number = _number_in_phrase(clean_answer)
-    if gold_number is not None and number is not None:
-        if gold_number == number:
-            return True, "number"
-        if gold_number.denominator == number.denominator == 1:
-            return False, "number"
-    return _symbolic(clean_gold, clean_answer)
+    if is_words(clean_gold):
+        return same_words(clean_gold, clean_answer), "words"
+    gold_value = _gold_value(clean_gold)
+    try:
+        if gold_value is not None:
+            settled = _by_value(gold_value, clean_answer)
+            if settled is not None:
+                return settled
+    except Contradiction:
+        return False, "contradicts itself"
+    except (Refused, RecursionError):
+        return False, "too large"
+    except MemoryError:
+        raise
+    except Exception as error:
+        if gold_value is None or not same(gold_value, gold_value):
+            raise
+        return False, f"not comparable: {type(error).__name__}"  # only the answer provokes it
+    if gold_value is not None and not _BEYOND_US.search(clean_answer):
+        return False, "not readable"
+    if not (admits(clean_gold) and admits(clean_answer)):
+        return gold_value is None and same_words(clean_gold, clean_answer), "words"
+    try:
+        return agrees(clean_gold, clean_answer)
+    except ValueError:
+        if gold_value is None:
+            raise
+        return False, "not comparable"  # the gold answer is sound: we can read it
 
 
 def self_test() -> None:
-    """RuntimeError unless math-verify tells equal from unequal here (a broken ANTLR runtime makes all unequal)."""
+    """RuntimeError unless equal and unequal are told apart here (a broken ANTLR runtime makes all unequal)."""
     for gold, answer, expected in (
         (r"\frac{1}{2}", "0.5", True),
         (r"\{1,2\}", r"\{2,1\}", True),
@@ -134,85 +116,65 @@ def self_test() -> None:
         (r"\frac{1}{2}", r"\frac{1}{3}", False),
         ("(1,2)", "[1,2]", False),
     ):
-        if compare(gold, answer)[0] is not expected:
+        if compare(gold, answer)[0] is not expected or agrees(gold, answer)[0] is not expected:
             raise RuntimeError(
                 f"math-verify finds {answer} {'unequal' if expected else 'equal'} to {gold} here: "
                 "its installation is broken (math-verify, latex2sympy2_extended, antlr4-python3-runtime versions)"
             )
 
 
-def _symbolic(gold: str, answer: str) -> tuple[bool, str]:
-    parsed_gold = _parsed_gold(gold)
-    try:
-        parsed = _parse(answer)
-        return bool(parsed) and _verify(parsed_gold, parsed), "math-verify"
-    except MemoryError:
-        raise
-    except Exception as error:
-        try:
-            sound = _verify(parsed_gold, parsed_gold)
-        except Exception as broken:
-            raise ValueError(f"gold answer {gold[:80]!r} breaks math-verify: {broken}") from broken
-        if not sound:
-            raise ValueError(f"gold answer {gold[:80]!r} does not equal itself in math-verify") from error
-        return False, f"not comparable: {type(error).__name__}"
-
-
 @functools.lru_cache(maxsize=1024)
-def _parsed_gold(gold: str) -> Any:
-    parsed = _parse(gold)
-    if not parsed:
-        raise ValueError(f"gold answer {gold[:80]!r} cannot be read by math-verify")
-    return parsed
+def _gold_value(gold: str) -> Value | None:
+    try:
+        return read_value(gold)
+    except (Unreadable, Refused, RecursionError):
+        return None
 
 
-def _parse(text: str) -> Any:
-    """Sympy expression and its source text, as math-verify wants them."""
-    segments = len(re.findall(r"(?<!\\)\$", text)) // 2 + text.count(r"\(") + text.count(r"\[")
-    if segments != 1:  # of several segments math-verify would believe the last one: several guesses
-        text = re.sub(r"(?<!\\)\$|\\[()\[\]]", " ", text)
-        text = f"${text}$"
-    return parse(text, extraction_config=_CONFIG, parsing_timeout=None, raise_on_error=True)
+def _by_value(gold: Value, answer: str) -> tuple[bool, str] | None:
+    """What our own reader says; None if it cannot read the answer."""
+    try:
+        algebra = isinstance(gold, Labelled) or (isinstance(gold, Scalar) and symbols(gold.node))
+        place = TOP if algebra else LETTER_UNITS
+        return same(gold, read_value(answer, place)), "value"
+    except Unreadable:
+        found = _number_in_phrase(answer) if isinstance(gold, Scalar) else None
+    if found is not None:
+        return same(gold, Scalar(found)), "number in a phrase"
+    return None
 
 
-def _verify(gold: Any, parsed: Any) -> bool:
-    return bool(verify(gold, parsed, timeout_seconds=None, raise_on_error=True, allow_set_relation_comp=True))
+def _only_formula(text: str) -> str:
+    r"""The formula of a sentence that has one: `The sum is $\frac{1}{2}$.` What follows it stays, as a unit may."""
+    found = _FORMULA.search(text)
+    if found is None:
+        return text
+    before, after = text[: found.start()], text[found.end() :].strip(" .!\n")
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", f"{before} {after}".lower())
+    plain = not re.search(r"[\d$\\=<>+*/{}]", before + after)
+    if not plain or not re.search(r"[^\W\d_]{2}", before) or CHANGING.intersection(words):
+        return text
+    inner = next(part for part in found.groups() if part is not None).strip()
+    return rf"{inner} \text{{{after}}}" if after else inner
 
 
-def _clean(text: str) -> str:
-    """Same mathematics, fewer spellings: one pair of delimiters off, Unicode signs as LaTeX, 1{,}000 as 1000."""
-    text = text.strip()
-    for opening, closing in (("**", "**"), ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]")):
-        inner = text[len(opening) : -len(closing)]
-        long_enough = len(text) > len(opening) + len(closing)
-        if long_enough and text.startswith(opening) and text.endswith(closing) and opening not in inner:
-            text = inner.strip()
-    text = _ROOT.sub(lambda root: rf"\sqrt{{{root[1] or root[2]}}}", text.translate(_UNICODE))
-    text = _GROUPED.sub("", text)
-    text = _PRICE.sub(r"\1", text)
-    return text.rstrip(".").strip() if not text.endswith("..") else text
-
-
-def _number(text: str) -> Fraction | None:
-    return Fraction(text.replace(",", "")) if _NUMBER.fullmatch(text) else None
-
-
-def _number_in_phrase(text: str) -> Fraction | None:
+def _number_in_phrase(text: str) -> Node | None:
     """The number of a phrase that holds exactly one and no word that changes it."""
-    phrase = _PHRASE.fullmatch(text) if len(text) <= 200 else None
-    if (
-        phrase is None
-        or not re.fullmatch(r"(.*\s)?", phrase["before"])
-        or not re.fullmatch(r"([\s,.:].*)?", phrase["after"])
+    if len(text) > _PHRASE_LENGTH:
+        return None
+    text = _WORDED.sub(r" \1 ", text).replace(r"\$", " ").replace("$", " ").strip(" .!")
+    numbers = list(_NUMBER.finditer(text))
+    words = re.findall(r"[^\W\d_]+(?:'[^\W\d_]+)?", text.lower())
+    if len(numbers) != 1 or not words or CHANGING.intersection(words):
+        return None
+    around = text[: numbers[0].start()], text[numbers[0].end() :]
+    if not re.fullmatch(r"(?:[\w\s,.:'-]*[\s:])?", around[0]) or not re.fullmatch(
+        r"(?:[\s,.:][\w\s,.:'/-]*)?", around[1]
     ):
         return None
-    words = re.findall(r"[^\W\d_]+", f"{phrase['before']} {phrase['after']}".lower())
-    return None if _CHANGES_NUMBER.intersection(words) else _number(phrase["number"])
-
-
-def _letters(text: str) -> str:
-    text = _TEXT_COMMAND.sub(r"\1", text)
-    return "".join(character for character in text.casefold() if character.isalnum() or character in "+-.")
+    if not all(len(word) > 1 or word == "a" for word in words):
+        return None
+    return number(Fraction(numbers[0][0]))
 
 
 with contextlib.suppress(

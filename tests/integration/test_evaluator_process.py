@@ -40,7 +40,7 @@ from common.wire import decode, encode
 ROOT = Path(__file__).parents[2]
 GOOD = "<think>one half and one quarter</think><answer>3/4</answer>"
 WRONG = "<think>one half and one quarter</think><answer>1/4</answer>"
-SLOW = "<think>hm</think><answer>9^{9^{9^{9}}}</answer>"
+SLOW = "<think>hm</think><answer>\\int_0^1 \\frac{\\ln(1+x^7)}{1+\\sqrt{x}} dx</answer>"
 MATH = {"kind": "math", "answer": "0.75", "columns": {}}
 
 
@@ -227,7 +227,7 @@ def test_broken_grader_returns_the_lease_and_never_a_verdict(tmp_path: Path, bro
     ]
     with evaluator(tmp_path, broker.endpoint, components=components):
         broker.add("dies", [GOOD, "die"], MATH)
-        broker.add("unknown", [GOOD], {"kind": "code"})
+        broker.add("unknown", [GOOD], {"kind": "proof"})
         broker.add("lives", [GOOD], MATH)
         wait_until(
             lambda: (
@@ -242,7 +242,7 @@ def test_broken_grader_returns_the_lease_and_never_a_verdict(tmp_path: Path, bro
         assert "died twice" in returned.reason
         (returned,) = broker.of(ReturnLease, "unknown")
         assert returned.failed
-        assert "no grader for accuracy kind 'code'" in returned.reason
+        assert "no grader for accuracy kind 'proof'" in returned.reason
         assert not broker.of(SubmitVerdicts, "dies")
         assert not broker.of(SubmitVerdicts, "unknown")
         (submit,) = broker.of(SubmitVerdicts, "lives")

@@ -59,7 +59,7 @@ def test_accuracy_and_format_are_added(pool: WorkerPool) -> None:
     assert [v.outcome for v in verdicts] == ["pass", "fail", "pass", "fail", "fail"]
     assert [v.reward for v in verdicts] == [2.0, 0.0, 1.0, 1.0, 0.0]
     assert verdicts[0].rewards == {"accuracy": 1.0, "format": 1.0}
-    assert verdicts[0].detail == "extracted 3/4, equal to 0.75 (math-verify)"
+    assert verdicts[0].detail == "extracted 3/4, equal to 0.75"
     assert verdicts[1].detail == "no answer found outside the reasoning"
 
 
@@ -118,7 +118,7 @@ def test_gaming_earns_nothing() -> None:
 
 def test_slow_comparison_is_a_timeout_with_accuracy_0(pool: WorkerPool) -> None:
     limited = reward(*ZERO.components, math_timeout_s=1.0)
-    verdicts = grade_group(PROMPT, [GOOD, tagged("9^{9^{9^{9}}}")], MATH, limited, pool)
+    verdicts = grade_group(PROMPT, [GOOD, tagged("\\int_0^1 \\frac{\\ln(1+x^7)}{1+\\sqrt{x}} dx")], MATH, limited, pool)
     assert [v.outcome for v in verdicts] == ["pass", "timeout"]
     assert verdicts[1].rewards == {"accuracy": 0.0, "format": 1.0}
     assert verdicts[1].detail == "the comparison took more than 1 s"

@@ -193,3 +193,13 @@ def test_a_hub_name_without_a_hub_is_told_apart(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(HubUnreachable, match="nobody/nothing"):
         locate_model("nobody/nothing")
+
+
+def test_a_reference_program_is_a_cold_start_response_that_the_evaluator_can_read() -> None:
+    from evaluator.extract import read
+    from evaluator.program import program
+    from recipes.code import cold_start_program
+
+    response = cold_start_program("def f(x):\n    return x\n", "python")
+    assert read("", response).well_formed
+    assert program(read("", response), "python", "f", None) == "def f(x):\n    return x\n"
