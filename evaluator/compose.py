@@ -4,8 +4,9 @@
 
 - `Verdict.rewards` has every configured component by name, unweighted; None where it does not apply.
 - `Verdict.reward` is the sum of weight * value over those that apply.
-- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail,
-  timeout (the comparison or the program used up its limit: accuracy 0) or error (a program that crashed). A task of kind "none" passes when its reward is positive.
+- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail, timeout (the
+  comparison or the program used up its limit: accuracy 0) or error (a program that crashed). A task of kind "none" passes
+  when its reward is positive.
 
 Any fault that is not the answer's raises CallFailed: no verdict, the group goes back.
 """

@@ -1,4 +1,4 @@
-"""Weights over CUDA end to end: `python -m tests.gpu.weights_check ipc|nccl [WORKDIR]`; prints figures, exits 0 if right.
+"""Weights over CUDA end to end: `python -m tests.gpu.weights_check ipc|nccl [WORKDIR]`; figures, exit 0 if right.
 
     learner process (WeightPublisher) --handles, or NCCL--> this process (WeightReceiver, real vLLM AsyncLLM)
 
