@@ -4,9 +4,9 @@
 
 - `Verdict.rewards` has every configured component by name, unweighted; None where it does not apply.
 - `Verdict.reward` is the sum of weight * value over those that apply.
-- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail, timeout (the
-  comparison or the program used up its limit: accuracy 0) or error (a program that crashed). A task of kind "none" passes
-  when its reward is positive.
+- `Verdict.outcome` follows accuracy, which is checked whether or not it is rewarded: pass (full marks), fail,
+  timeout (the comparison or the program used up its limit: accuracy 0) or error (a program that crashed). A task of
+  kind "none" passes when its reward is positive.
 
 Any fault that is not the answer's raises CallFailed: no verdict, the group goes back.
 """
@@ -75,14 +75,14 @@ def grade_group(
         sheet.submit(runner, functions or runner, function_limit_s, group, futures)
         if sheet.code is not None:
             sheet.submit_programs(sandbox, futures)
-        _wait(futures, on_tick)
+        _wait(futures, on_tick, lambda: sheet.num_steps)
         return [sheet.verdict(index) for index in range(len(texts))]
     finally:
         for future in futures:
             future.cancel()
 
 
-def _wait(futures: Sequence[Future[Any]], on_tick: Callable[[int], None] | None) -> None:
+def _wait(futures: Sequence[Future[Any]], on_tick: Callable[[int], None] | None, num_steps: Callable[[], int]) -> None:
     """Until all are done; raises the first failure as soon as it is known (a used-up limit is none)."""
     pending = set(futures)
     while pending:
@@ -92,7 +92,7 @@ def _wait(futures: Sequence[Future[Any]], on_tick: Callable[[int], None] | None)
             if error is not None and not isinstance(error, LimitExceeded):
                 raise error
         if on_tick is not None:
-            on_tick(len(futures) - len(pending))
+            on_tick(len(futures) - len(pending) + num_steps())
 
 
 class _Sheet:
@@ -108,6 +108,7 @@ class _Sheet:
         self.language: dict[tuple[str, int], Future[Result]] = {}
         self.function: dict[str, Future[Result]] = {}
         self.programs: dict[int, Future[CodeResult]] = {}
+        self.num_steps = 0  # tests done, so that a program of many slow tests keeps its lease
 
     def submit(
         self, runner: Runner, functions: Runner, function_limit_s: float, group: str, futures: list[Future[Any]]
@@ -149,8 +150,11 @@ class _Sheet:
                     job = CodeJob.model_validate(fields)
                 except ValidationError as error:
                     raise CallFailed(f"the task's tests are malformed: {first_error(error)}") from None
-                self.programs[index] = sandbox.submit(job)
+                self.programs[index] = sandbox.submit(job, self._step)
                 futures.append(self.programs[index])
+
+    def _step(self) -> None:
+        self.num_steps += 1
 
     def verdict(self, index: int) -> Verdict:
         """Verdict of one rollout, once every call is done."""
@@ -232,7 +236,7 @@ class _Sheet:
 class Sandbox(Protocol):
     """Grades programs: evaluator.sandbox.grader.CodeGrader."""
 
-    def submit(self, job: CodeJob) -> Future[CodeResult]:
+    def submit(self, job: CodeJob, progress: Callable[[], None]) -> Future[CodeResult]:
         """The Future yields a CodeResult; it raises nothing that the program could cause."""
 
 

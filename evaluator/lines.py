@@ -100,7 +100,7 @@ class LineGrader:
     def submit(self, line: CodeLine | MathLine | FormatLine | LanguageLine) -> Callable[[], Answer]:
         """Start; the function returned waits for the answer. It raises CallFailed when the evaluator is at fault."""
         if isinstance(line, CodeLine):
-            program = self._sandbox().submit(line.job())
+            program = self._sandbox().submit(line.job(), _no_progress)
             return lambda: {"id": line.id, **_code_answer(program)}
         if isinstance(line, MathLine):
             call = _call("math_answer", {"gold": line.gold, "response": line.response}, self._math_limit_s)
@@ -111,6 +111,10 @@ class LineGrader:
             call = _call("language", arguments, LANGUAGE_LIMIT_S)
         result = self._pool.submit(call, line.id)
         return lambda: {"id": line.id, **_text_answer(line.kind, result)}
+
+
+def _no_progress() -> None:
+    pass
 
 
 def _call(module: str, arguments: dict[str, Any], limit_s: float) -> Call:

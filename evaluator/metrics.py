@@ -31,3 +31,12 @@ GROUP_SECONDS = Histogram(
 ROLLOUT_SECONDS = Histogram(
     "zeroq_evaluator_rollout_seconds", "Accuracy check of one rollout.", buckets=_SECONDS, registry=REGISTRY
 )
+PROGRAMS = Counter(
+    "zeroq_evaluator_programs_total", "Programs graded in the sandbox.", ["language", "verdict"], registry=REGISTRY
+)
+PROGRAM_CPU_SECONDS = Counter(
+    "zeroq_evaluator_program_cpu_seconds_total",
+    "CPU time of programs, judges and compilers.",
+    ["language"],
+    registry=REGISTRY,
+)

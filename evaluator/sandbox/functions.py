@@ -76,8 +76,10 @@ class Judges:
             cell.close()
 
 
-def run_functions(jail: Jail, judges: Judges, job: CodeJob) -> tuple[list[TestScore], float]:
-    """Score of every test, and CPU seconds of all cells. InfraError when the sandbox is at fault."""
+def run_functions(
+    jail: Jail, judges: Judges, job: CodeJob, progress: Callable[[], None]
+) -> tuple[list[TestScore], float]:
+    """Score of every test, and CPU seconds of all cells; `progress` after each. InfraError: the sandbox is at fault."""
     tests = job.tests
     make: Callable[[], _Session]
     if isinstance(tests, CallTests):
@@ -95,8 +97,10 @@ def run_functions(jail: Jail, judges: Judges, job: CodeJob) -> tuple[list[TestSc
             session.load()
             while len(scores) < num:
                 scores.append(session.test(len(scores)))
+                progress()
         except _Stopped as stop:
             scores.append(stop.score)
+            progress()
             if not session.loaded:  # it would end like this before every test
                 scores += [stop.score] * (num - len(scores))
         finally:
@@ -175,7 +179,9 @@ class _Session:
         return header
 
     def ended(self, why: str) -> _Stopped:
-        """What to say of a program that is gone."""
+        """What to say of a program that is gone; InfraError if it went with its zygote."""
+        if self.cell.orphaned:
+            raise InfraError("the zygote died")
         if self.cell.out_of_memory():
             return _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
         last = self.watch.stderr.text().strip().rpartition("\n")[2]

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
+from evaluator import metrics
 from evaluator.sandbox import InfraError
 from evaluator.sandbox.capabilities import Capabilities, require
 from evaluator.sandbox.functions import Judges, run_functions
@@ -21,6 +23,10 @@ from evaluator.sandbox.programs import Toolbox, compile_program, run_program
 from evaluator.sandbox.scores import TestScore, summarise
 
 log = logging.getLogger(__name__)
+
+
+def _nothing() -> None:
+    pass
 
 
 class CodeGrader:
@@ -51,51 +57,58 @@ class CodeGrader:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def submit(self, job: CodeJob) -> Future[CodeResult]:
-        """Grade when a slot is free."""
-        return self._threads.submit(self.grade_now, job)
+    def submit(self, job: CodeJob, progress: Callable[[], None] = _nothing) -> Future[CodeResult]:
+        """Grade when a slot is free; `progress` is called, in another thread, after each test."""
+        return self._threads.submit(self.grade_now, job, progress)
 
     def grade(self, job: CodeJob) -> CodeResult:
         """Grade and wait."""
         return self.submit(job).result()
 
-    def grade_now(self, job: CodeJob) -> CodeResult:
+    def grade_now(self, job: CodeJob, progress: Callable[[], None] = _nothing) -> CodeResult:
         """Grade in this thread."""
         begin = time.perf_counter()
+        result = None
         for last_try in (False, True):
             try:
-                scores, cpu_s = self._run(job)
+                scores, cpu_s = self._run(job, progress)
             except InfraError as error:
                 if last_try:
-                    return _infra(job, str(error), time.perf_counter() - begin)
-                log.warning("sandbox: %s; tried once more", error)
+                    result = _infra(str(error), time.perf_counter() - begin)
+                else:
+                    log.warning("sandbox: %s; tried once more", error)
             else:
-                return summarise(scores, job.reward, time.perf_counter() - begin, cpu_s)
-        raise AssertionError("unreachable")
+                result = summarise(scores, job.reward, time.perf_counter() - begin, cpu_s)
+                break
+        assert result is not None
+        metrics.PROGRAMS.labels(job.language, result.verdict).inc()
+        metrics.PROGRAM_CPU_SECONDS.labels(job.language).inc(result.cpu_s)
+        return result
 
     def compile_only(self, job: CodeJob) -> float:
         """CPU seconds of the job's compilation (0 from the cache), for benchmarks; InfraError if it fails."""
         return compile_program(self._toolbox, job)
 
     def close(self) -> None:
-        """Wait for what is being graded, then end every process."""
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        """End every process. What is being graded ends as infra_error; what waits is cancelled."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.jail.close()
+        self._threads.shutdown(wait=True)
         self._judges.close()
         self._toolbox.close()
-        self.jail.close()
 
-    def _run(self, job: CodeJob) -> tuple[list[TestScore], float]:
+    def _run(self, job: CodeJob, progress: Callable[[], None]) -> tuple[list[TestScore], float]:
         if job.language == "python" and isinstance(job.tests, SuffixTests):
             # A judge's cell keeps the tests out of the program's process, which no suffix could.
             job = job.model_copy(update={"tests": AssertsTests(kind="asserts", code=[job.tests.code])})
         if job.tests.kind in PYTHON_ONLY:
-            return run_functions(self.jail, self._judges, job)
+            return run_functions(self.jail, self._judges, job, progress)
         if self.tier < 2 and job.language != "python":
             raise InfraError(f"{job.language} needs tier 2; this sandbox is tier 1, for Python alone")
-        return run_program(self.jail, self._toolbox, job)
+        return run_program(self.jail, self._toolbox, job, progress)
 
 
-def _infra(job: CodeJob, why: str, wall_s: float) -> CodeResult:
+def _infra(why: str, wall_s: float) -> CodeResult:
     return CodeResult(
         verdict="infra_error", passed=0, total=0, per_test=[], reward=0.0, detail=why[:300], wall_s=wall_s, cpu_s=0.0
     )

@@ -69,6 +69,8 @@ class Jail:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._slots: list[cgroups.Slot] = []
+        self._closed = False
+        self._generation = 0  # of the zygote
         self.hierarchy = cgroups.find() if self.options.use_cgroups and self.options.tier >= 2 else None
         self.landlock = 0
         self.verify: Callable[[], object] | None = (
@@ -97,11 +99,15 @@ class Jail:
                 for last_try in (False, True):
                     try:
                         with self._lock:
+                            if self._closed:
+                                raise InfraError("the sandbox was closed")
                             reply = self._ask(request, (theirs.fileno(),))
                         break
                     except (OSError, EOFError) as error:
                         with self._lock:
                             self._stop()
+                            if self._closed:
+                                raise InfraError("the sandbox was closed") from None
                             if last_try:
                                 raise InfraError(f"the zygote died: {error}") from None
                             self._start()
@@ -111,6 +117,12 @@ class Jail:
         except BaseException:
             ours.close()
             raise
+
+    @property
+    def generation(self) -> int | None:
+        """Which zygote lives now; None if the last one is dead."""
+        process = self._process
+        return self._generation if process is not None and process.poll() is None else None
 
     def reap(self, pid: int) -> Ended:
         """Collect a cell that was killed or has ended; waits for it."""
@@ -145,6 +157,7 @@ class Jail:
     def close(self) -> None:
         """End the zygote and with it every cell; remove the cgroups."""
         with self._lock:
+            self._closed = True
             self._stop()
             slots, self._slots = self._slots, []
         for slot in slots:
@@ -188,6 +201,7 @@ class Jail:
             **_layout(interpreter, self.options.binds),
         }
         self._control = ours
+        self._generation += 1
         try:
             reply = self._ask(configuration)
         except (OSError, EOFError) as error:
@@ -216,6 +230,7 @@ class Cell:
         self.limits = limits
         self.slot: cgroups.Slot | None = None
         self._ended: Ended | None = None
+        self._generation = jail.generation
         try:
             self._handle = os.pidfd_open(pid)  # a process id alone may be anybody's once the zygote has died
         except OSError as error:
@@ -246,6 +261,11 @@ class Cell:
     def limited_by_cgroup(self) -> bool:
         """Whether the kernel watches the tree's memory; else somebody must look."""
         return self.slot is not None
+
+    @property
+    def orphaned(self) -> bool:
+        """Whether its zygote is gone, and it with it: then its end says nothing about the program in it."""
+        return self._generation is None or self._jail.generation != self._generation
 
     def send(self, header: dict[str, Any], blob: bytes = b"", descriptors: tuple[int, ...] = ()) -> None:
         """One frame to the cell; OSError when it is gone."""

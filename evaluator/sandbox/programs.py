@@ -11,6 +11,7 @@ import secrets
 import shutil
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,12 +65,14 @@ class Toolbox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def run_program(jail: Jail, toolbox: Toolbox, job: CodeJob) -> tuple[list[TestScore], float]:
-    """Score of every test, and CPU seconds of all cells. InfraError if the language's tools are not here."""
+def run_program(
+    jail: Jail, toolbox: Toolbox, job: CodeJob, progress: Callable[[], None]
+) -> tuple[list[TestScore], float]:
+    """Score of every test, and CPU seconds of all cells; `progress` after each step. InfraError: a tool is not here."""
     tests = job.tests
     assert isinstance(tests, StdioTests | SuffixTests)
     if job.language == "python" and isinstance(tests, StdioTests):
-        return run_stdio(jail, job, python_launch(job.source))
+        return run_stdio(jail, job, python_launch(job.source), progress)
     language = LANGUAGES[job.language]
     if missing := missing_tools(language):
         raise InfraError(f"toolchain of {language.name} is absent: {', '.join(missing)} (make evaluator-languages)")
@@ -79,10 +82,11 @@ def run_program(jail: Jail, toolbox: Toolbox, job: CodeJob) -> tuple[list[TestSc
     except RefusedProgram as error:
         return [TestScore("error", f"refused: {error}")] * num, 0.0
     launch, cpu_s, why = _build(toolbox, language, program, job)
+    progress()
     if launch is None:
         return [TestScore("error", f"did not compile: {why}")] * num, cpu_s
     if isinstance(tests, StdioTests):
-        scores, used_s = run_stdio(jail, job, launch)
+        scores, used_s = run_stdio(jail, job, launch, progress)
         return scores, cpu_s + used_s
     score, used_s = _run_suffix(jail, job, launch)
     return [score], cpu_s + used_s

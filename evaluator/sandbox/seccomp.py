@@ -2,9 +2,9 @@
 
 Not in the list, on purpose: sockets other than unnamed pairs, ptrace and process_vm_*, mounting, namespaces (clone with
 a namespace flag too), io_uring, userfaultfd, bpf, perf, keys, kernel modules, clocks, file handles, set*id, kexec,
-quotas, swap, pidfd_getfd, limits of other processes, System V shared memory (it would outlive a test), memfd_create (its
-memory is nobody's). `clone3` does not exist for them: its flags lie in memory, where a filter cannot look, and the C
-library falls back to clone.
+quotas, swap, pidfd_getfd, limits of other processes, System V shared memory (it would outlive a test), memfd_create
+(its memory is nobody's). `clone3` does not exist for them: its flags lie in memory, where a filter cannot look, and the
+C library falls back to clone.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,8 +31,8 @@ def python_launch(source: str) -> Launch:
     return Launch({"python": "program"}, source.encode("utf-8", "surrogatepass"))
 
 
-def run_stdio(jail: Jail, job: CodeJob, launch: Launch) -> tuple[list[TestScore], float]:
-    """Score of every case, and CPU seconds of the cells."""
+def run_stdio(jail: Jail, job: CodeJob, launch: Launch, progress: Callable[[], None]) -> tuple[list[TestScore], float]:
+    """Score of every case, and CPU seconds of the cells; `progress` after each."""
     assert isinstance(job.tests, StdioTests)
     how = job.tests.compare
     scores: list[TestScore] = []
@@ -41,6 +42,7 @@ def run_stdio(jail: Jail, job: CodeJob, launch: Launch) -> tuple[list[TestScore]
             output_kb = max(job.limits.output_kb, (len(case.expected.encode()) + _SPARE_BYTES) // 1024 + 1)
             outcome = cells.run(case.stdin.encode("utf-8", "surrogatepass"), output_kb)
             scores.append(_score(case, outcome, job.limits, how))
+            progress()
     return scores, cells.cpu_s
 
 

@@ -190,6 +190,8 @@ def run(
         wall_s = time.monotonic() - begin
     if limit is None and cell.out_of_memory():
         limit = "memory"
+    if reply is None and cell.orphaned:
+        raise InfraError("the zygote died")
     exit_code = None if reply is None else int(reply["exit"])
     if limit is None and exit_code == -signal.SIGXCPU:
         limit = "time"
