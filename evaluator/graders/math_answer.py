@@ -4,7 +4,7 @@ Cheapest test first; each later one only sees what the earlier could not settle:
 
     same text after cleaning                 spelling only: delimiters, colours, Unicode, thousands
     words ("\text{Evelyn}", "Monday")        letters and digits compared, case ignored
-    values (math_reader, math_equal)         numbers, sets, tuples, intervals, equations, bases, units: exact
+    values (mathematics/)                   numbers, sets, tuples, intervals, equations, bases, units: exact
     a phrase with one number ("18 dollars")  that number, unless a word changes it ("about 18", "minus 18")
     math-verify                              what our reader does not know (sums, integrals, products of matrices)
 
@@ -23,15 +23,15 @@ from typing import Any
 
 from evaluator.extract import final_answer, read
 from evaluator.graders import MAX_ANSWER_BYTES
-from evaluator.graders.math_equal import same
-from evaluator.graders.math_reader import LETTER_UNITS, TOP
-from evaluator.graders.math_reader import read as read_value
-from evaluator.graders.math_text import clean
-from evaluator.graders.math_tree import Contradiction, Node, Refused, Unreadable, number, symbols
-from evaluator.graders.math_units import CHANGING
-from evaluator.graders.math_values import Labelled, Scalar, Value
-from evaluator.graders.math_verifier import admits, agrees
-from evaluator.graders.math_words import is_words, same_words
+from evaluator.graders.mathematics.equal import same
+from evaluator.graders.mathematics.reader import LETTER_UNITS, TOP
+from evaluator.graders.mathematics.reader import read as read_value
+from evaluator.graders.mathematics.text import clean
+from evaluator.graders.mathematics.tree import Contradiction, Node, Refused, Unreadable, number, symbols
+from evaluator.graders.mathematics.units import CHANGING
+from evaluator.graders.mathematics.values import Labelled, Scalar, Value
+from evaluator.graders.mathematics.verifier import admits, agrees
+from evaluator.graders.mathematics.words import is_words, same_words
 
 _NUMBER = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
 _PHRASE_LENGTH = 200

@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluator.graders import math_answer, math_verifier
+from evaluator.graders import math_answer
 from evaluator.graders.math_answer import compare, grade
-from evaluator.graders.math_text import clean
-from evaluator.graders.math_words import is_words
+from evaluator.graders.mathematics import verifier as math_verifier
+from evaluator.graders.mathematics.text import clean
+from evaluator.graders.mathematics.words import is_words
 
 RIGHT = [
     ("72", "72"),

@@ -162,7 +162,12 @@ def test_cheap_tricks_earn_nothing(gold: str) -> None:
 
 def test_the_room_uses_neither_eval_nor_alarms() -> None:
     forbidden = {"eval", "exec", "sympify", "parse_expr", "alarm", "setitimer", "signal"}
-    files = [*PACKAGE.glob("graders/math_*.py"), PACKAGE / "extract.py", PACKAGE / "stated.py"]
+    files = [
+        *PACKAGE.glob("graders/math_*.py"),
+        *PACKAGE.glob("graders/mathematics/*.py"),
+        PACKAGE / "extract.py",
+        PACKAGE / "stated.py",
+    ]
     assert len(files) > 5
     for file in files:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):

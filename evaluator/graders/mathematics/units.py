@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from evaluator.graders.math_tree import Unreadable
+from evaluator.graders.mathematics.tree import Unreadable
 
 _KNOWN = """
 mm millimeter millimetre|cm centimeter centimetre|m meter metre|km kilometer kilometre|in inch inches|ft foot feet

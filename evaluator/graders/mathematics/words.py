@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from evaluator.graders.math_expression import FUNCTIONS, GREEK
+from evaluator.graders.mathematics.expression import FUNCTIONS, GREEK
 
 _TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 _COMMAND = re.compile(r"\\[A-Za-z]+")

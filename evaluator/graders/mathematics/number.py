@@ -15,7 +15,7 @@ from typing import Any
 
 from mpmath.ctx_mp import MPContext  # type: ignore[import-untyped]
 
-from evaluator.graders.math_tree import Node, TooLarge, Unreadable, symbols
+from evaluator.graders.mathematics.tree import Node, TooLarge, Unreadable, symbols
 
 MAX_SIZE = 2500  # digits of an exact number
 MAX_FACTORIAL = 800

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from evaluator.graders.math_tree import TooLarge
+from evaluator.graders.mathematics.tree import TooLarge
 
 MAX_TOKENS = 1500
 MAX_DIGITS = 1000  # of one number

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from functools import cmp_to_key
 from typing import Any
 
-from evaluator.graders.math_number import Evaluator
-from evaluator.graders.math_tree import Node, Unreadable, symbols
-from evaluator.graders.math_units import NO_UNIT, Unit
+from evaluator.graders.mathematics.number import Evaluator
+from evaluator.graders.mathematics.tree import Node, Unreadable, symbols
+from evaluator.graders.mathematics.units import NO_UNIT, Unit
 
 INFINITY = Node("inf")
 MINUS_INFINITY = Node("neg", (INFINITY,))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from evaluator.graders.math_number import Evaluator, equal
-from evaluator.graders.math_tree import Node, Unreadable, number
-from evaluator.graders.math_values import INFINITY, MINUS_INFINITY, Region, Relation
+from evaluator.graders.mathematics.number import Evaluator, equal
+from evaluator.graders.mathematics.tree import Node, Unreadable, number
+from evaluator.graders.mathematics.values import INFINITY, MINUS_INFINITY, Region, Relation
 
 
 def region_of(relation: Relation, name: str) -> Region:

@@ -12,12 +12,12 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import NamedTuple
 
-from evaluator.graders.math_expression import parse
-from evaluator.graders.math_number import Evaluator, equal
-from evaluator.graders.math_solve import region_of
-from evaluator.graders.math_tree import Contradiction, Node, TooLarge, Unreadable, number, symbols
-from evaluator.graders.math_units import split as split_unit
-from evaluator.graders.math_values import (
+from evaluator.graders.mathematics.expression import parse
+from evaluator.graders.mathematics.number import Evaluator, equal
+from evaluator.graders.mathematics.solve import region_of
+from evaluator.graders.mathematics.tree import Contradiction, Node, TooLarge, Unreadable, number, symbols
+from evaluator.graders.mathematics.units import split as split_unit
+from evaluator.graders.mathematics.values import (
     Based,
     Group,
     Labelled,

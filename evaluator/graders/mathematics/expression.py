@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from evaluator.graders.math_tokens import Token, tokens
-from evaluator.graders.math_tree import Node, TooLarge, Unreadable, number
+from evaluator.graders.mathematics.tokens import Token, tokens
+from evaluator.graders.mathematics.tree import Node, TooLarge, Unreadable, number
 
 MAX_DEPTH = 60
 

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import TypeVar
 
-from evaluator.graders.math_number import equal, proportion
-from evaluator.graders.math_tree import Node, TooLarge, number
-from evaluator.graders.math_units import agree
-from evaluator.graders.math_values import (
+from evaluator.graders.mathematics.number import equal, proportion
+from evaluator.graders.mathematics.tree import Node, TooLarge, number
+from evaluator.graders.mathematics.units import agree
+from evaluator.graders.mathematics.values import (
     Based,
     Group,
     Labelled,
