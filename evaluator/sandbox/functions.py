@@ -171,7 +171,7 @@ class _Session:
                 raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
         stream.settimeout(max(0.1, begin + allowed_s - time.monotonic()))
         try:
-            header, _, _ = frames.receive(stream, MAX_VALUE_BYTES)
+            header, _ = frames.receive(stream, MAX_VALUE_BYTES)
         except TimeoutError:
             raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
         except (frames.Closed, OSError) as error:

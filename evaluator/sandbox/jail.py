@@ -176,7 +176,7 @@ class Jail:
         if self._control is None:
             raise EOFError("closed")
         frames.send(self._control, request, b"", descriptors)
-        reply, _, _ = frames.receive(self._control)
+        reply, _ = frames.receive(self._control)
         return reply
 
     def _start(self) -> None:
@@ -273,7 +273,7 @@ class Cell:
 
     def receive(self) -> dict[str, Any]:
         """The next frame's header; EOFError or OSError when the cell is gone."""
-        header, _, _ = frames.receive(self.control)
+        header, _ = frames.receive(self.control)
         return header
 
     def put(self, files: Mapping[str, bytes]) -> None:
@@ -286,7 +286,7 @@ class Cell:
     def fetch(self, patterns: list[str]) -> dict[str, bytes] | None:
         """Contents of the working directory's files of these patterns; None if they are too large."""
         self.send({"op": "fetch", "files": patterns})
-        header, blob, _ = frames.receive(self.control)
+        header, blob = frames.receive(self.control)
         if "files" not in header:
             return None
         found, position = {}, 0

@@ -102,10 +102,16 @@ class CodeJob(Strict):
     """A program to grade. `reward` all: 1 if every test passed; fraction: the share that did."""
 
     language: LanguageName
-    source: Annotated[str, Field(max_length=MAX_SOURCE_BYTES)]
+    source: str
     tests: Tests
     limits: Limits = Limits()
     reward: Literal["all", "fraction"] = "all"
+
+    @model_validator(mode="after")
+    def _bounded(self) -> CodeJob:
+        if len(self.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+            raise ValueError(f"source: more than {MAX_SOURCE_BYTES} bytes")
+        return self
 
     @model_validator(mode="after")
     def _python_only(self) -> CodeJob:

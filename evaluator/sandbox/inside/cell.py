@@ -115,7 +115,7 @@ class Cell:
                     poll.unregister(self.watch)
                     self._ended()
                 elif descriptor == self.control.fileno():
-                    self._obey(*frames.receive(self.control))
+                    self._obey(*frames.receive_with_descriptors(self.control))
                     if self.running is not None and self.watch >= 0:
                         with contextlib.suppress(KeyError):
                             poll.unregister(self.watch)

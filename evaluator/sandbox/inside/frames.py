@@ -34,9 +34,22 @@ def send(stream: socket.socket, header: dict[str, Any], blob: bytes = b"", descr
         stream.sendall(message)
 
 
-def receive(stream: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[dict[str, Any], bytes, list[int]]:
-    """Header, blob and descriptors of the next frame; Closed at the end of the stream or for a frame out of bounds."""
+def receive(stream: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[dict[str, Any], bytes]:
+    """Header and blob of the next frame; Closed at the end of the stream or for a frame out of bounds.
+
+    Descriptors that somebody sends along are thrown away by the kernel, since nobody asks for them.
+    """
+    first = stream.recv(_LENGTHS.size)
+    return _rest(stream, first, max_bytes)
+
+
+def receive_with_descriptors(stream: socket.socket) -> tuple[dict[str, Any], bytes, list[int]]:
+    """The same from somebody who is trusted, with the descriptors that came along."""
     first, descriptors, _, _ = socket.recv_fds(stream, _LENGTHS.size, MAX_DESCRIPTORS)
+    return (*_rest(stream, first, MAX_FRAME_BYTES), descriptors)
+
+
+def _rest(stream: socket.socket, first: bytes, max_bytes: int) -> tuple[dict[str, Any], bytes]:
     if not first:
         raise Closed("closed")
     first += _exactly(stream, _LENGTHS.size - len(first))
@@ -49,7 +62,7 @@ def receive(stream: socket.socket, max_bytes: int = MAX_FRAME_BYTES) -> tuple[di
         raise Closed(f"not a frame: {error}") from None
     if not isinstance(header, dict):
         raise Closed("not a frame: its header is no object")
-    return header, _exactly(stream, blob_bytes), descriptors
+    return header, _exactly(stream, blob_bytes)
 
 
 def _exactly(stream: socket.socket, size: int) -> bytes:

@@ -36,7 +36,7 @@ def run(header: dict[str, Any], blob: bytes) -> int:
     bench: Bench | None = None
     while True:
         try:
-            request, _, _ = frames.receive(host)
+            request, _ = frames.receive(host)
         except frames.Closed:
             return 0
         if request["op"] == "load":

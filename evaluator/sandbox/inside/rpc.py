@@ -38,7 +38,7 @@ class Remote:
         object.__setattr__(self, "_peer", peer)
         object.__setattr__(self, "_id", identity)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         return self._peer.ask("call", self, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -87,7 +87,7 @@ def _iterate(iterator: Remote) -> Iterator[Any]:
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda target, *args, **kwargs: target(*args, **kwargs),
+    "call": lambda target, /, *args, **kwargs: target(*args, **kwargs),
     "getattr": getattr,
     "setattr": setattr,
     "getitem": lambda target, key: target[key],
@@ -109,7 +109,7 @@ class Peer:
         self.ids: dict[int, int] = {}
         self.last_error: Exception | None = None
 
-    def ask(self, operation: str, target: Any, *args: Any, **kwargs: Any) -> Any:
+    def ask(self, operation: str, target: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Do something on the other side: its value, the exception that it raised there, or PeerGone."""
         request = {
             "op": operation,
@@ -163,7 +163,7 @@ class Peer:
     def receive(self) -> dict[str, Any]:
         """The next message."""
         try:
-            header, _, _ = frames.receive(self.stream, MAX_MESSAGE_BYTES)
+            header, _ = frames.receive(self.stream, MAX_MESSAGE_BYTES)
         except (frames.Closed, OSError) as error:
             raise PeerGone(str(error)) from None
         return header

@@ -112,9 +112,9 @@ _ENCODERS: tuple[tuple[type, Callable[[Any, Export, int], Any]], ...] = (
 _RARE_ENCODERS: tuple[tuple[str, str, Callable[[Any, Export, int], Any]], ...] = (
     ("decimal", "Decimal", lambda v, e, d: ["D", sys.modules["decimal"].Decimal.__str__(v)]),
     ("fractions", "Fraction", lambda v, e, d: ["Q", *_items((v.numerator, v.denominator), e, d)]),
-    ("datetime", "datetime", lambda v, e, d: ["dt", sys.modules["datetime"].datetime.isoformat(v)]),
+    ("datetime", "datetime", lambda v, e, d: ["dt", sys.modules["datetime"].datetime.isoformat(v), v.fold]),
     ("datetime", "date", lambda v, e, d: ["da", sys.modules["datetime"].date.isoformat(v)]),
-    ("datetime", "time", lambda v, e, d: ["ti", sys.modules["datetime"].time.isoformat(v)]),
+    ("datetime", "time", lambda v, e, d: ["ti", sys.modules["datetime"].time.isoformat(v), v.fold]),
     ("datetime", "timedelta", lambda v, e, d: ["td", v.days, v.seconds, v.microseconds]),
 )
 
@@ -164,9 +164,9 @@ _SCALARS: dict[Any, Callable[..., Any]] = {
     "S": slice,
     "D": lambda text: _from("decimal", "Decimal")(text),
     "Q": lambda numerator, denominator: _from("fractions", "Fraction")(numerator, denominator),
-    "dt": lambda text: _from("datetime", "datetime").fromisoformat(text),
+    "dt": lambda text, fold: _from("datetime", "datetime").fromisoformat(text).replace(fold=fold),
     "da": lambda text: _from("datetime", "date").fromisoformat(text),
-    "ti": lambda text: _from("datetime", "time").fromisoformat(text),
+    "ti": lambda text, fold: _from("datetime", "time").fromisoformat(text).replace(fold=fold),
     "td": lambda *parts: _from("datetime", "timedelta")(*parts),
     "T": lambda name: getattr(builtins, name) if name in _BUILTINS else refuse(name),
     "...": lambda: ...,

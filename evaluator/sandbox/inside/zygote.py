@@ -50,7 +50,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     control = socket.socket(fileno=int(sys.argv[1]))
-    configuration, _, _ = frames.receive(control)
+    configuration, _ = frames.receive(control)
     try:
         zygote = Zygote(control, configuration)
     except (OSError, ImportError) as error:
@@ -59,7 +59,7 @@ def main() -> None:
     frames.send(control, {"ready": True, "landlock": kernel.landlock_version()})
     with contextlib.suppress(frames.Closed, ConnectionError):
         while True:
-            zygote.obey(*frames.receive(control))
+            zygote.obey(*frames.receive_with_descriptors(control))
 
 
 class Zygote:
