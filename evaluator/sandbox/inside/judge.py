@@ -16,7 +16,9 @@ import ast
 import builtins
 import json
 import socket
+import sys
 import types
+from collections.abc import Set
 from typing import Any
 
 from . import frames, program, rpc
@@ -68,30 +70,36 @@ class Bench:
         self.tests = tests
         self.namespace: dict[str, Any] = program.new_module(MODULE).__dict__
         self.codes: list[types.CodeType] = []
+        self.modules: Set[str] = frozenset()  # names that the tests use as modules of the standard library
 
     def load(self) -> None:
         """Wait for the program, fetch its names, run the setup. Missing, rpc.PeerGone, or what the setup raises."""
         setup, texts = (
             (self.tests["setup"], self.tests["code"])
             if self.tests["kind"] == "asserts"
-            else (self.tests["code"], [f"check({self.tests['entry_point']})"])
+            else (self.tests["code"], ["check(candidate)"])
         )
         trees = [ast.parse(text) for text in (setup, *texts)]
         self.codes = [compile(tree, f"<test {index}>", "exec") for index, tree in enumerate(trees)]
         first = self.peer.receive()
         if first.get("loaded") is not True:
             raise Missing(f"the program raised {(first.get('raised') or ['?'])[0]}: {str(first.get('text'))[:300]}")
-        names = {node.id for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Name)}
+        nodes = [node for tree in trees for node in ast.walk(tree)]
+        names = {node.id for node in nodes if isinstance(node, ast.Name)} | {
+            self.tests.get("entry_point") or "candidate"
+        }
+        bases = [node.value for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+        others = {node.id for node in nodes if isinstance(node, ast.Name) and node not in bases}
+        self.modules = sys.stdlib_module_names & {base.id for base in bases} - others
         self._fetch(sorted(name for name in names if not hasattr(builtins, name)))
         entry = self.tests.get("entry_point")
         if entry is not None:
             if entry not in self.namespace:
                 raise Missing(f"the program does not define {entry!r}")
-            self.namespace["candidate"] = self.namespace[entry]
-            program_entry = self.namespace[entry]
+            self.namespace["candidate"] = function = self.namespace[entry]
         exec(self.codes[0], self.namespace)
         if entry is not None:
-            self.namespace[entry] = program_entry
+            self.namespace["candidate"] = function
 
     def test(self, index: int) -> dict[str, Any]:
         """Run one test."""
@@ -115,7 +123,9 @@ class Bench:
         for name, entry in found.items() if isinstance(found, dict) else ():
             if name not in names or not isinstance(entry, list) or not entry:
                 continue
-            if len(entry) == 2:
+            if name in self.modules or (len(entry) == 2 and name in sys.stdlib_module_names):
+                self._import(name, name)  # whatever the program holds `math` to be
+            elif len(entry) == 2:
                 self._import(name, entry[1])
             else:
                 self.namespace[name] = self.peer.decode(entry[0])
@@ -136,7 +146,7 @@ def may(operation: str, target: Any, args: tuple[Any, ...]) -> bool:
         return isinstance(target, types.FunctionType | types.MethodType | type) and target.__module__ == MODULE
     if operation in ("getattr", "setattr"):
         return ours and isinstance(args[0], str) and not args[0].startswith("_")
-    return operation in ("len", "getitem", "in", "isinstance") and ours
+    return operation in ("len", "getitem", "isinstance") and ours
 
 
 def _line(error: BaseException) -> str:

@@ -4,8 +4,9 @@
     {"value": ENC}  |  {"raised": [names of the type and its bases], "text": "..."}
 
 Both sides may ask: while one waits for its reply it serves what the other wants (a callback). Handles name objects that
-are not plain data; the side that owns one decides what may be done with it (`Peer.may`). Equality is never asked for:
-two handles are equal when they are the same object, and a handle equals nothing else.
+are not plain data; the side that owns one decides what may be done with it (`Peer.may`). Equality and membership are
+never asked for, or whoever owns an object could say yes to anything: two handles are equal when they are the same
+object, a handle equals nothing else, and `in` looks at each element on the asking side.
 """
 
 from __future__ import annotations
@@ -65,9 +66,6 @@ class Remote:
     def __next__(self) -> Any:
         return self._peer.ask("next", self)
 
-    def __contains__(self, item: Any) -> bool:
-        return self._peer.ask("in", self, item) is True
-
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, Remote) and self._peer.ask("isinstance", instance, self) is True
 
@@ -95,7 +93,6 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "len": len,
     "iter": iter,
     "next": next,
-    "in": lambda target, item: item in target,
     "isinstance": isinstance,
 }
 
