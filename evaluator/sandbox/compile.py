@@ -91,7 +91,9 @@ class Compiler:
     def _afresh(self, language: Language, program: Program, argv: list[str], limit_s: float) -> Compiled:
         cell = self._jail.spawn(_limits(language))
         try:
-            cell.put({name: _encoded(text) for name, text in program.sources.items()})
+            why = cell.put({name: _encoded(text) for name, text in program.sources.items()})
+            if why is not None:
+                return Compiled(None, f"its source cannot be written: {why}", 0.0)
             header = _header(argv, language, self._toolchain)
             outcome = run(cell, header, time_s=limit_s, output_kb=_OUTPUT_KB)
             artefacts = None
@@ -103,7 +105,9 @@ class Compiler:
                 artefacts = cell.fetch(list(language.artefacts))
                 diagnostics = diagnostics if artefacts else "its compilation left nothing to run"
         except (OSError, EOFError) as error:
-            raise InfraError(f"{language.name}: the compiler's cell died: {error}") from None
+            if cell.orphaned:
+                raise InfraError(f"{language.name}: the compiler's cell died: {error}") from None
+            artefacts, diagnostics = None, "its compilation took the compiler's cell down"
         finally:
             used = cell.close().cpu_s
         return Compiled(artefacts or None, diagnostics, used)

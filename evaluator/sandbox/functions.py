@@ -26,7 +26,8 @@ from evaluator.sandbox.job import AssertsTests, CallCase, CallTests, CheckTests,
 from evaluator.sandbox.scores import TestScore
 from evaluator.sandbox.watch import Watch
 
-MAX_VALUE_BYTES = 16 * 1024 * 1024
+MAX_VALUE_BYTES = 64 * 1024 * 1024
+MAX_SMALL_BYTES = 64 * 1024
 _JUDGE = CellLimits(memory_mb=1024, pids=8, disk_mb=16)
 _FOREVER_S = 3600.0
 _JUDGES_PER_CELL = 500
@@ -35,7 +36,7 @@ _JUDGES_PER_CELL = 500
 class _Stopped(Exception):
     """The program went over a limit or ended: `score` is that of the test under way."""
 
-    def __init__(self, verdict: Literal["timeout", "error"], detail: str) -> None:
+    def __init__(self, verdict: Literal["fail", "timeout", "error"], detail: str) -> None:
         super().__init__(detail)
         self.score = TestScore(verdict, detail)
 
@@ -156,7 +157,7 @@ class _Session:
         self._stack.enter_context(ours)
         return ours, theirs
 
-    def answer(self, stream: socket.socket) -> dict[str, Any]:
+    def answer(self, stream: socket.socket, max_bytes: int = MAX_SMALL_BYTES) -> dict[str, Any]:
         """The next frame on `stream` within the time of a test; _Stopped for a limit or the end of the stream."""
         begin = time.monotonic()
         allowed_s = self.limits.time_s
@@ -171,18 +172,22 @@ class _Session:
                 raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
         stream.settimeout(max(0.1, begin + allowed_s - time.monotonic()))
         try:
-            header, _ = frames.receive(stream, MAX_VALUE_BYTES)
+            header, _ = frames.receive(stream, max_bytes)
         except TimeoutError:
             raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
+        except frames.TooLarge as error:
+            raise _Stopped("fail", f"its answer is too long: {error}") from None
         except (frames.Closed, OSError) as error:
             raise self.ended(str(error)) from None
         return header
 
     def ended(self, why: str) -> _Stopped:
         """What to say of a program that is gone; InfraError if it went with its zygote."""
+        out_of_memory = self.cell.out_of_memory()
+        self.cell.kill()  # asks the zygote, who may be dying
         if self.cell.orphaned:
             raise InfraError("the zygote died")
-        if self.cell.out_of_memory():
+        if out_of_memory or self.cell.out_of_memory():
             return _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
         last = self.watch.stderr.text().strip().rpartition("\n")[2]
         return _Stopped("error", f"the program ended before the test did ({last or why})")
@@ -216,20 +221,23 @@ class _CallSession(_Session):
             if self.tests.cls is not None:
                 instance = self._ask("call", function)
                 function = self._ask("getattr", instance, self.tests.entry_point)
-            reply = self._ask("call", function, *(values.encode(value) for value in case.args))
+            # What is much longer than the expected value is not it, and is not looked at.
+            most = MAX_SMALL_BYTES + 8 * len(json.dumps(case.expected))
+            arguments = (values.encode(value) for value in case.args)
+            reply = self._ask("call", function, *arguments, max_bytes=min(most, MAX_VALUE_BYTES))
         except _Raised as error:
             return TestScore("error", str(error))
         try:
-            value = values.decode(reply)
+            value = values.decode_json(reply)
         except values.NotPlain as error:
             return TestScore("fail", f"returned no plain data: {error}")
         if values_match(case.expected, value):
             return TestScore("pass")
         return TestScore("fail", f"returned {_short(value)}, expected {_short(case.expected)}")
 
-    def _ask(self, operation: str, *encoded: Any) -> Any:
+    def _ask(self, operation: str, *encoded: Any, max_bytes: int = MAX_SMALL_BYTES) -> Any:
         self._send({"op": operation, "args": list(map(_yours, encoded)), "kwargs": {}})
-        reply = self.answer(self.program)
+        reply = self.answer(self.program, max_bytes)
         if "raised" in reply:
             raise _Raised(_raised(reply))
         if "value" not in reply:

@@ -77,6 +77,12 @@ class CodeGrader:
                     result = _infra(str(error), time.perf_counter() - begin)
                 else:
                     log.warning("sandbox: %s; tried once more", error)
+            except Exception as error:
+                # Provoked by one program, it must not end the evaluator, nor be tried for ever.
+                log.exception("sandbox: a program upset the grader")
+                scores = [TestScore("error", f"the grader could not judge it: {type(error).__name__}: {error}")]
+                result = summarise(scores, job.reward, time.perf_counter() - begin, 0.0)
+                break
             else:
                 result = summarise(scores, job.reward, time.perf_counter() - begin, cpu_s)
                 break

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -97,23 +98,21 @@ class Jail:
         try:
             with theirs:
                 for last_try in (False, True):
-                    try:
-                        with self._lock:
-                            if self._closed:
-                                raise InfraError("the sandbox was closed")
+                    with self._lock:  # until there is a new one: two threads must not stop each other's
+                        if self._closed:
+                            raise InfraError("the sandbox was closed")
+                        try:
                             reply = self._ask(request, (theirs.fileno(),))
-                        break
-                    except (OSError, EOFError) as error:
-                        with self._lock:
+                            generation = self._generation
+                            break
+                        except (OSError, EOFError) as error:
                             self._stop()
-                            if self._closed:
-                                raise InfraError("the sandbox was closed") from None
                             if last_try:
                                 raise InfraError(f"the zygote died: {error}") from None
                             self._start()
-                        if self.verify is not None:
-                            self.verify()
-            return Cell(self, int(reply["pid"]), ours, limits)
+                    if self.verify is not None:
+                        self.verify()
+            return Cell(self, int(reply["pid"]), ours, limits, generation)
         except BaseException:
             ours.close()
             raise
@@ -124,9 +123,11 @@ class Jail:
         process = self._process
         return self._generation if process is not None and process.poll() is None else None
 
-    def reap(self, pid: int) -> Ended:
-        """Collect a cell that was killed or has ended; waits for it."""
+    def reap(self, pid: int, generation: int) -> Ended:
+        """Collect a cell that has ended."""
         with self._lock:
+            if generation != self._generation:  # its process id may be another's by now
+                return Ended(-signal.SIGKILL, 0.0)
             try:
                 reply = self._ask({"op": "reap", "pid": pid})
             except (OSError, EOFError):
@@ -225,12 +226,11 @@ class Jail:
 class Cell:
     """One cell. `ask` talks to its first process; what it runs is watched by watch.py."""
 
-    def __init__(self, jail: Jail, pid: int, control: socket.socket, limits: CellLimits) -> None:
-        self._jail, self.pid, self.control = jail, pid, control
+    def __init__(self, jail: Jail, pid: int, control: socket.socket, limits: CellLimits, generation: int) -> None:
+        self._jail, self.pid, self.control, self._generation = jail, pid, control, generation
         self.limits = limits
         self.slot: cgroups.Slot | None = None
         self._ended: Ended | None = None
-        self._generation = jail.generation
         try:
             self._handle = os.pidfd_open(pid)  # a process id alone may be anybody's once the zygote has died
         except OSError as error:
@@ -265,7 +265,7 @@ class Cell:
     @property
     def orphaned(self) -> bool:
         """Whether its zygote is gone, and it with it: then its end says nothing about the program in it."""
-        return self._generation is None or self._jail.generation != self._generation
+        return self._jail.generation != self._generation
 
     def send(self, header: dict[str, Any], blob: bytes = b"", descriptors: tuple[int, ...] = ()) -> None:
         """One frame to the cell; OSError when it is gone."""
@@ -276,12 +276,20 @@ class Cell:
         header, _ = frames.receive(self.control)
         return header
 
-    def put(self, files: Mapping[str, bytes]) -> None:
-        """Write files into the working directory."""
-        if files:
-            self.send(
-                {"op": "files", "files": [[name, len(data)] for name, data in files.items()]}, b"".join(files.values())
-            )
+    def put(self, files: Mapping[str, bytes]) -> str | None:
+        """Write files into the working directory; says why if the cell's limits do not let it. InfraError when the
+        zygote died."""
+        if not files:
+            return None
+        names = [[name, len(data)] for name, data in files.items()]
+        try:
+            self.send({"op": "files", "files": names}, b"".join(files.values()))
+            reply = self.receive()
+        except (OSError, EOFError):
+            if self.orphaned:
+                raise InfraError("the zygote died") from None
+            return "its files do not fit"
+        return str(reply["error"]) if "error" in reply else None
 
     def fetch(self, patterns: list[str]) -> dict[str, bytes] | None:
         """Contents of the working directory's files of these patterns; None if they are too large."""
@@ -314,9 +322,13 @@ class Cell:
         if self._ended is None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-            os.close(self._handle)
             self.control.close()
-            self._ended = self._jail.reap(self.pid)
+            # Here, and not in the zygote: there the dying of one cell would hold up all the others.
+            poll = select.poll()
+            poll.register(self._handle, select.POLLIN)
+            poll.poll(REPLY_TIMEOUT_S * 1000)
+            os.close(self._handle)
+            self._ended = self._jail.reap(self.pid, self._generation)
         return self._ended
 
     def close(self) -> Ended:

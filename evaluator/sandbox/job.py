@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator, model_validator
 
 LanguageName = Literal["python", "cpp", "java", "javascript", "typescript", "csharp", "php", "bash"]
 Compare = Literal["default", "float", "tokens"]
@@ -107,11 +107,12 @@ class CodeJob(Strict):
     limits: Limits = Limits()
     reward: Literal["all", "fraction"] = "all"
 
-    @model_validator(mode="after")
-    def _bounded(self) -> CodeJob:
-        if len(self.source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
-            raise ValueError(f"source: more than {MAX_SOURCE_BYTES} bytes")
-        return self
+    @field_validator("source")
+    @classmethod
+    def _bounded(cls, source: str) -> str:
+        if len(source.encode("utf-8", "surrogatepass")) > MAX_SOURCE_BYTES:
+            raise ValueError(f"more than {MAX_SOURCE_BYTES} bytes")
+        return source
 
     @model_validator(mode="after")
     def _python_only(self) -> CodeJob:

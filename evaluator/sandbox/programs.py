@@ -162,7 +162,7 @@ def _build(toolbox: Toolbox, language: Language, program: Program, job: CodeJob)
 def _run_suffix(jail: Jail, job: CodeJob, launch: Launch) -> tuple[TestScore, float]:
     nonce = secrets.token_hex(16)
     with ReusedCell(jail, job.limits, launch) as cells:
-        outcome = cells.run(f"{nonce}\n".encode(), job.limits.output_kb)
+        outcome = cells.run(f"{nonce}\n".encode(), job.limits.output_kb, once=True)
     over = limit_score(outcome, job.limits)
     if over is not None:
         return over, cells.cpu_s

@@ -40,7 +40,7 @@ def summarise(
         total=len(scores),
         per_test=passed,
         reward=share if reward == "fraction" else float(bool(scores) and all(passed)),
-        detail=" ".join(detail.split())[:MAX_DETAIL],
+        detail=" ".join(detail.encode("utf-8", "replace").decode().split())[:MAX_DETAIL],
         wall_s=round(wall_s, 6),
         cpu_s=round(cpu_s, 6),
     )

@@ -22,7 +22,7 @@ _THREAD = 0x00010000
 
 ALWAYS = """
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range lseek dup dup2
-    dup3 fcntl ioctl open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx
+    dup3 ioctl open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx
     statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink
     unlinkat rename renameat renameat2 link linkat symlink symlinkat truncate ftruncate fallocate fadvise64
     chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat umask flock
@@ -73,6 +73,10 @@ def program(tier: int) -> bytes:
     else:
         rules.add_rule(pyseccomp.ALLOW, "clone", pyseccomp.Arg(0, masked, _NEW_NAMESPACES | _THREAD, _THREAD))
     rules.add_rule(pyseccomp.ALLOW, "socketpair", pyseccomp.Arg(0, equal, 1))  # AF_UNIX
+    # Not leases and folder notices: a lease on a file of the machine makes the machine wait in open().
+    rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, pyseccomp.LT, 1024))
+    for command in (1030, 1031, 1032, 1034):  # F_DUPFD_CLOEXEC, pipe sizes, F_GET_SEALS
+        rules.add_rule(pyseccomp.ALLOW, "fcntl", pyseccomp.Arg(1, equal, command))
     rules.add_rule(pyseccomp.ALLOW, "prlimit64", pyseccomp.Arg(0, equal, 0))  # of the caller alone
     for option in (
         1,

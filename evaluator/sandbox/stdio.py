@@ -11,7 +11,7 @@ from evaluator.sandbox.compare import outputs_match
 from evaluator.sandbox.jail import Cell, CellLimits, Jail
 from evaluator.sandbox.job import CodeJob, Compare, Limits, StdioCase, StdioTests
 from evaluator.sandbox.scores import TestScore
-from evaluator.sandbox.watch import Outcome, run
+from evaluator.sandbox.watch import Captured, Limit, Outcome, run
 
 _SPARE_BYTES = 1024
 
@@ -60,12 +60,17 @@ class ReusedCell:
     def __exit__(self, *_: object) -> None:
         self._drop()
 
-    def run(self, stdin: bytes, output_kb: int) -> Outcome:
-        """Run the program once more."""
+    def run(self, stdin: bytes, output_kb: int, *, once: bool = False) -> Outcome:
+        """Run the program once more. `once`: it can read its input once, not seek back in it."""
         if self._cell is None:
             limits = self._limits
             self._cell = self._jail.spawn(CellLimits(limits.memory_mb, limits.pids, limits.disk_mb, self._launch.proc))
-            self._cell.put(self._launch.files)
+            if (why := self._cell.put(self._launch.files)) is not None:
+                limit: Limit | None = "memory" if self._cell.out_of_memory() else None
+                self._drop()
+                said = Captured(1024)
+                said.add(f"its files cannot be written: {why}".encode())
+                return Outcome(None, limit, Captured(0), said, 0.0, 0.0, True)
         outcome = run(
             self._cell,
             self._launch.header,
@@ -73,6 +78,7 @@ class ReusedCell:
             stdin=stdin,
             time_s=self._limits.time_s,
             output_kb=output_kb,
+            once=once,
         )
         if outcome.dirty:
             self._drop()

@@ -27,7 +27,6 @@ KILL_GRACE_S = 5.0
 MAX_STARVED_FACTOR = 10  # a program that waited for a core this many times its limit is given up all the same
 _TAIL_BYTES = 4096
 _READ_BYTES = 1 << 16
-_CANNOT_START = 125
 
 
 @dataclass
@@ -91,10 +90,11 @@ class Watch:
         channels: tuple[int, ...] = (),
         *,
         discard: bool = False,
+        once: bool = False,
     ) -> None:
         """Start a program with `stdin`; `channels` are its descriptors from 3 on. `discard` throws its output away.
-        InfraError if the cell is gone."""
-        given = [_input(stdin)]
+        `once`: stdin can be read once. InfraError if the cell is gone."""
+        given = [_input(stdin, once=once)]
         try:
             for captured in (self.stdout, self.stderr):
                 if discard:
@@ -142,10 +142,10 @@ class Watch:
             self._poll.unregister(other)
 
     def finish(self) -> None:
-        """Read what is left, once nobody can write any more."""
-        deadline = time.monotonic() + KILL_GRACE_S
-        while self._streams and time.monotonic() < deadline:
-            for descriptor, _ in self._poll.poll(100):
+        """Read what is left, once nobody can write any more. Not until the end of the streams: their other ends may be
+        kept open by sockets that hold each other, for as long as the kernel likes."""
+        while ready := self._poll.poll(0) if self._streams else []:
+            for descriptor, _ in ready:
                 self._read(descriptor)
 
     def extended(self, time_s: float) -> float:
@@ -166,13 +166,20 @@ class Watch:
 
 
 def run(
-    cell: Cell, header: dict[str, Any], *, blob: bytes = b"", stdin: bytes = b"", time_s: float, output_kb: int
+    cell: Cell,
+    header: dict[str, Any],
+    *,
+    blob: bytes = b"",
+    stdin: bytes = b"",
+    time_s: float,
+    output_kb: int,
+    once: bool = False,
 ) -> Outcome:
     """Run a program in `cell` to its end or a limit. Afterwards nothing of it runs any more; the cell can be used again
     unless `exit_code` is None."""
     with Watch(cell, output_kb) as watch:
         begin = time.monotonic()
-        watch.start({**header, "time_s": time_s}, blob, stdin)
+        watch.start({**header, "time_s": time_s}, blob, stdin, once=once)
         limit: Limit | None = None
         allowed_s = time_s
         while True:
@@ -195,8 +202,6 @@ def run(
     exit_code = None if reply is None else int(reply["exit"])
     if limit is None and exit_code == -signal.SIGXCPU:
         limit = "time"
-    if exit_code == _CANNOT_START and "argv" in header and b"Error: " in watch.stderr.head[:200]:
-        raise InfraError(f"{header['argv'][0]} cannot be started: {watch.stderr.text()[:200].strip()}")
     return Outcome(
         exit_code,
         limit,
@@ -226,10 +231,17 @@ def _end(cell: Cell, watch: Watch, *, kill: bool) -> dict[str, Any] | None:
         return None
 
 
-def _input(data: bytes) -> int:
-    """A descriptor that reads `data`: a sealed file in memory, so that nobody has to feed a pipe."""
+def _input(data: bytes, *, once: bool = False) -> int:
+    """A descriptor that reads `data`: a sealed file in memory, so that nobody has to feed a pipe. `once`: a pipe, since
+    a file can be read again from its beginning; at most a page of it."""
     if not data:
         return os.open("/dev/null", os.O_RDONLY)
+    if once:
+        assert len(data) <= 4096
+        read_end, write_end = os.pipe()
+        os.write(write_end, data)
+        os.close(write_end)
+        return read_end
     import fcntl
 
     descriptor = os.memfd_create("stdin", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

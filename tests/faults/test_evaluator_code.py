@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,10 +29,24 @@ import yaml
 
 from common.client import BrokerClient
 from common.lifecycle import RunPaths, wait_for_endpoint
-from common.messages import AddTask, Group, Lease, LeaseWork, RolloutMeta, Sampling, SubmitGroup, Take
+from common.messages import (
+    AddTask,
+    GetStatus,
+    Group,
+    Lease,
+    LeaseWork,
+    RolloutMeta,
+    Sampling,
+    StatusReport,
+    SubmitGroup,
+    Take,
+)
+from evaluator.sandbox.languages import LANGUAGES
+from evaluator.sandbox.programs import missing_tools
 
 ROOT = Path(__file__).resolve().parents[2]
-LEASE_S = 2.0
+LEASE_S = 3.0
+TAKE_S = 30.0
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's"),
     pytest.mark.usefixtures("no_leaked_processes"),
@@ -59,8 +74,8 @@ class Rig:
         config = {
             "model": "none",
             "data": {"train": "none.jsonl"},
-            "rollout": {"group_size": 1},
-            "reward": {"components": [{"name": "accuracy"}], "math_timeout_s": 2.0, **reward},
+            "rollout": {"group_size": 2},
+            "reward": {"components": [{"name": "accuracy"}], "math_timeout_s": 0.7, **reward},
             "broker": {"grade_lease_s": LEASE_S, "max_attempts": 20},
             "evaluator": {"code": "on"},
         }
@@ -70,13 +85,22 @@ class Rig:
         self._num = 0
 
     def __enter__(self) -> Rig:
-        self._start("broker", [sys.executable, "-m", "broker"])
+        try:
+            self._connect()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def _connect(self) -> None:
+        broker = self._start("broker", [sys.executable, "-m", "broker"])
+        self.wait(lambda: self.paths.endpoints.exists() or broker.poll() is not None)
+        assert broker.poll() is None, self.log("broker")
         learner, actor = (wait_for_endpoint(self.paths, role) for role in ("learner", "actor"))
         self.learner = self._stack.enter_context(BrokerClient(learner, "learner", "learner", vocab_size=100, version=0))
         self.actor = self._stack.enter_context(BrokerClient(actor, "actor", "actor"))
         self.learner.hello()
         self.actor.hello()
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
@@ -103,11 +127,11 @@ class Rig:
         """What all have said."""
         return "\n".join(f"--- {file.name}\n{file.read_text()[-3000:]}" for file in sorted(self.folder.glob("*.log")))
 
-    def wait(self, condition: Callable[[], object], timeout_s: float = 60.0) -> None:
+    def wait(self, condition: Callable[[], object], timeout_s: float = 60.0, what: str = "") -> None:
         """Until it holds."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, self.logs()
+            assert time.monotonic() < deadline, f"{what}\n{self.logs()}"
             time.sleep(0.02)
 
     def submit(self, task_id: str, spec: dict[str, Any], texts: list[str]) -> None:
@@ -136,11 +160,13 @@ class Rig:
 
     def take_group(self, task_id: str) -> Group:
         """The group, graded."""
-        for _ in range(6):
-            group = self.learner.request(Take(purpose="train", wait_s=10.0)).header
+        deadline = time.monotonic() + TAKE_S
+        while time.monotonic() < deadline:
+            group = self.learner.request(Take(purpose="train", wait_s=0.5)).header
             if isinstance(group, Group):
                 assert group.task_id == task_id
                 return group
+            assert any(process.poll() is None for process in self.processes[1:]), f"all ended\n{self.logs()}"
         raise AssertionError(self.logs())
 
     def _start(self, name: str, command: list[str]) -> subprocess.Popen[bytes]:
@@ -185,9 +211,18 @@ def named(process: subprocess.Popen[bytes], name: str) -> list[psutil.Process]:
 
 def in_a_cell(process: psutil.Process) -> bool:
     """Not a process of our own user."""
-    return process.uids().real != os.getuid() or os.readlink(f"/proc/{process.pid}/ns/pid") != os.readlink(
-        "/proc/self/ns/pid"
-    )
+    try:
+        return os.readlink(f"/proc/{process.pid}/ns/pid") != os.readlink("/proc/self/ns/pid")
+    except OSError:  # it has ended
+        return False
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Its arguments; none if it has ended."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:
+        return []
 
 
 def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
@@ -218,7 +253,7 @@ NAMED = f"""
 import ctypes, time
 def pause():
     ctypes.CDLL(None).prctl(15, b"{MARK}")
-    time.sleep(1.5)
+    time.sleep(1.0)
 """
 
 
@@ -241,12 +276,10 @@ def call_spec(entry_point: str, arguments: list[Any], expected: Any, **limits: A
     return {"kind": "code", "code": {"language": "python", "tests": tests, "limits": limits}}
 
 
-LONG_COMPILATION = """
-#include <iostream>
-constexpr long spin(long n) { long s = 0; for (long i = 0; i < n; ++i) s += i % 7; return s; }
-template <int K> constexpr long part() { return spin(200000 + K); }
-constexpr long A = part<1>(), B = part<2>(), C = part<3>(), D = part<4>();
-int main() { long x; std::cin >> x; std::cout << 2 * x << "\\n"; return A + B + C + D < 0; }
+DOUBLE_CPP = "#include <iostream>\nint main() { long x; std::cin >> x; std::cout << 2 * x; }"
+DOUBLE_CS = """
+using System;
+class Program { static void Main() { Console.WriteLine(2 * int.Parse(Console.ReadLine())); } }
 """
 SLOW_MATH = "<think>hm</think><answer>\\int_0^1 \\frac{\\ln(1+x^7)}{1+\\sqrt{x}} dx</answer>"
 
@@ -273,20 +306,20 @@ WORK: dict[str, Work] = {
     ),
     "toolchain": (
         stdio_spec("4", "8", "cpp"),
-        answer(LONG_COMPILATION, "cpp"),
+        answer(DOUBLE_CPP, "cpp"),
         lambda process: [p for p in named(process, "cc1plus") if not in_a_cell(p)],
         ("pass", 1.0),
     ),
-    "compile": (
-        stdio_spec("4", "8", "cpp"),
-        answer(LONG_COMPILATION, "cpp"),
-        lambda process: [p for p in named(process, "cc1plus") if in_a_cell(p)],
+    "compilation": (
+        stdio_spec("4", "8", "csharp"),
+        answer(DOUBLE_CS, "csharp"),
+        lambda process: [p for p in tree(process) if in_a_cell(p) and "mcs.exe" in " ".join(command(p))],
         ("pass", 1.0),
     ),
     "math": (
         {"kind": "math", "answer": "1/2", "columns": {}},
         SLOW_MATH,
-        lambda process: any(sum(worker.cpu_times()[:2]) > 0.3 for worker in math_workers(process)),
+        lambda process: [w for w in math_workers(process) if w.status() == psutil.STATUS_RUNNING],
         ("timeout", 0.0),
     ),
 }
@@ -328,7 +361,7 @@ def test_programs_are_graded_and_hostile_ones_do_not_end_the_evaluator(folder: P
             asserts_spec("assert double(4) == 8"),
             [answer(double), answer(double.replace("2", "3")), answer("x = 1")],
         )
-        assert it.take("asserts") == [("pass", 1.0), ("fail", 0.0), ("error", 0.0)]
+        assert it.take("asserts") == [("pass", 1.0), ("fail", 0.0), ("fail", 0.0)]
         it.submit(
             "call", call_spec("double", [4], 8), [answer(double), answer("import os\ndef double(x): os._exit(0)")]
         )
@@ -347,7 +380,7 @@ HOSTILE = {
     "a signalling NaN": "from decimal import Decimal\ndef double(x): return Decimal('sNaN')",
     "a lone surrogate raised": "def double(x): raise ValueError('\\ud800')",
     "a lone surrogate returned": "def double(x): return '\\ud800'",
-    "a lone surrogate printed as an error": "import sys\nsys.stderr.buffer.write(b'\\xed\\xa0\\x80')\ndef double(x): sys.exit(3)",
+    "a lone surrogate printed": "import sys\nsys.stderr.buffer.write(b'\\xed\\xa0\\x80')\ndef double(x): sys.exit(3)",
     "its own reply": "import os, struct\ndef double(x):\n    body = b'{\"value\": {\"a\": 1}}'\n"
     "    os.write(3, struct.pack('>II', len(body), 0) + body)",
     "a frame out of bounds": "import os\ndef double(x): os.write(3, b'\\xff' * 64)",
@@ -361,7 +394,6 @@ def test_nothing_that_a_program_answers_ends_the_evaluator(folder: Path, kind: s
         evaluator = it.evaluator()
         for number, (name, program) in enumerate(HOSTILE.items()):
             it.submit(f"t{number}", spec, [answer(program), answer("def double(x): return 2 * x")])
-            it.wait(lambda: True)
             first, second = it.take(f"t{number}")
             assert first[0] in ("fail", "error"), name
             assert first[1] == 0.0, name
@@ -395,8 +427,9 @@ def test_a_program_that_takes_longer_than_a_lease_is_graded_at_the_first_attempt
         it.evaluator()
         it.submit("long", spec, [answer("import time\ntime.sleep(0.7)\nprint(input())")])
         assert it.take("long") == [("pass", 1.0)]
-        assert "expired" not in it.log("evaluator-1"), it.log("evaluator-1")
-        assert "expired" not in it.log("broker"), it.log("broker")
+        status = it.learner.request(GetStatus()).header
+        assert isinstance(status, StatusReport)
+        assert status.status["counters"]["leases_expired"] == 0, status.status
 
 
 def test_killed_in_the_middle_of_each_kind_of_work_the_group_is_regraded_and_nothing_is_left(folder: Path) -> None:
@@ -405,8 +438,11 @@ def test_killed_in_the_middle_of_each_kind_of_work_the_group_is_regraded_and_not
     with rig(folder) as it:
         evaluator = it.evaluator()
         for name, (spec, response, in_the_middle, expected) in WORK.items():
+            if missing := missing_tools(LANGUAGES[spec.get("code", {}).get("language", "python")]):
+                print(f"{name} is left out: no {missing}")
+                continue
             it.submit(name, spec, [response])
-            it.wait(lambda wait_for=in_the_middle, victim=evaluator: wait_for(victim))
+            it.wait(lambda wait_for=in_the_middle, victim=evaluator: wait_for(victim), 20.0, name)
             left = tree(evaluator)
             assert left
             evaluator.kill()
@@ -457,58 +493,41 @@ def test_the_zygote_killed_in_the_middle_costs_a_second_try_and_no_verdict(folde
         assert "returned ungraded" not in log, log
 
 
-def copied_layers(folder: Path, *changes: tuple[str, str, str]) -> str:
-    """What an evaluator must execute to use a copy of inside/ with these changes (file, text, its replacement)."""
-    import shutil
-
+def copied_layers(folder: Path, change: Change) -> str:
+    """What an evaluator must execute to use a copy of inside/ with a change: file, text, its replacement."""
     copy = folder / "inside"
     shutil.copytree(ROOT / "evaluator" / "sandbox" / "inside", copy)
     for directory in (folder, copy):
         directory.chmod(0o755)
-    for file, old, new in changes:
-        text = (copy / file).read_text()
-        assert text.count(old) == 1, f"{file} has changed: {old!r}"
-        (copy / file).write_text(text.replace(old, new))
+    file, old, new = change
+    text = (copy / file).read_text()
+    assert text.count(old) == 1, f"{file} has changed: {old!r}"
+    (copy / file).write_text(text.replace(old, new))
     return f"from evaluator.sandbox import jail; jail.INSIDE = Path({str(copy)!r})"
 
 
-BELOW: dict[str, tuple[dict[str, Any], str | None, tuple[tuple[str, str, str], ...], str]] = {
-    "tier 3": ({"code": "on", "sandbox_tier": 3}, None, (), "tier 3 wants a gVisor or microVM pod"),
-    "no libseccomp": (
-        {"code": "on"},
-        "sys.modules['pyseccomp'] = None",
-        (),
-        "seccomp: libseccomp cannot be used",
-    ),
-    "no landlock": (
-        {"code": "on"},
-        None,
-        (("kernel.py", "    version = landlock_version()\n    if version == 0:", "    version = 0\n    if version == 0:"),),
-        "landlock: not available",
-    ),
-    "no namespaces": (
-        {"code": "on"},
-        None,
-        (("kernel.py", "    number = _NUMBERS[platform.machine()][\"clone\"]\n", "    raise OSError(1, 'clone: Operation not permitted')\n"),),
-        "clone: Operation not permitted",
-    ),
-    "no read-only root": (
-        {"code": "on"},
-        None,
-        (("kernel.py", "def pivot_root(new_root: str) -> None:\n", "def pivot_root(new_root: str) -> None:\n    raise OSError(1, 'pivot_root: no')\n"),),
-        "pivot_root: no",
-    ),
-}  # fmt: skip
+Change = tuple[str, str, str]
+NO_LANDLOCK = ("kernel.py", "    version = landlock_version()\n    if version == 0:", "    if True:")
+NO_CLONE = ("kernel.py", "    ctypes.pythonapi.PyOS_BeforeFork()\n", "    raise OSError(1, 'clone: not permitted')\n")
+NO_PIVOT = ("kernel.py", "    os.chdir(new_root)\n", "    raise OSError(1, 'pivot_root: not permitted')\n")
+ON: dict[str, Any] = {"code": "on"}
+BELOW: dict[str, tuple[dict[str, Any], str | None, Change | None, str]] = {
+    "tier 3": (ON | {"sandbox_tier": 3}, None, None, "tier 3 wants a gVisor or microVM pod"),
+    "no libseccomp": (ON, "sys.modules['pyseccomp'] = None", None, "seccomp: libseccomp cannot be used"),
+    "no landlock": (ON, None, NO_LANDLOCK, "landlock: not available"),
+    "no namespaces": (ON, None, NO_CLONE, "clone: not permitted"),
+    "no root of its own": (ON, None, NO_PIVOT, "pivot_root: not permitted"),
+}
 
 
 @pytest.mark.parametrize("name", BELOW)
 def test_an_evaluator_below_its_floor_refuses_to_start_and_names_the_layer(folder: Path, name: str) -> None:
-    section, change, copies, said = BELOW[name]
+    section, change, layer, said = BELOW[name]
     it = Rig(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"evaluator": section}))
-    if copies:
-        change = copied_layers(folder, *copies)
+    if layer is not None:
+        change = copied_layers(folder, layer)
     evaluator = it.evaluator(change, ready=False)
     try:
         assert evaluator.wait(timeout=60) == 1

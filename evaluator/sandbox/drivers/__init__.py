@@ -117,7 +117,7 @@ _JDK_TYPES = """
     Throwable TreeMap TreeSet Vector Void
 """
 _UNICODE_ESCAPE = re.compile(r"\\u+([0-9a-fA-F]{4})")
-_JAVA_TYPE = re.compile(r"\b(?:class|interface|enum|record)(?:\s|/\*.*?\*/)+([A-Za-z_$][\w$]*)", re.DOTALL)
+_JAVA_TYPE = re.compile(r"\b(?:class|interface|enum|record)(?:\s|/\*.*?\*/|//[^\n\r]*)+([A-Za-z_$][\w$]*)", re.DOTALL)
 _JAVA_PACKAGE = re.compile(r"^[ \t]*package\s+[\w.]+\s*;", re.MULTILINE)
 _JAVA_PUBLIC = re.compile(
     r"^public\s+((?:(?:final|abstract|strictfp|sealed|non-sealed)\s+)*(?:class|interface|enum|record)\b)", re.M

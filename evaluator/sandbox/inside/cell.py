@@ -20,6 +20,7 @@ import resource
 import select
 import signal
 import socket
+import stat
 import sys
 import time
 from typing import Any, NoReturn
@@ -65,7 +66,8 @@ def shut_in(zygote: Any, limits: dict[str, Any]) -> None:
         os.mkdir(WORK)
         os.chdir(WORK)
         if limits.get("proc"):  # of this cell's processes alone
-            kernel.mount("proc", "/proc", "proc", kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC, "subset=pid")
+            flags = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC | kernel.MS_RDONLY
+            kernel.mount("proc", "/proc", "proc", flags, "subset=pid")
         else:
             kernel.mount("/sys", "/proc", "", kernel.MS_BIND)  # an empty folder
         kernel.landlock(_ACCESS)
@@ -83,6 +85,7 @@ def shut_in(zygote: Any, limits: dict[str, Any]) -> None:
         _limit(resource.RLIMIT_DATA, limits["data_mb"] * _MIB)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    os.setsid()  # a scheduling group of its own, whose niceness /proc/self/autogroup may change
     kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
     kernel.die_with_parent()
     if zygote.tier >= 2:  # in tier 1 the filter forbids to fork: there the program installs it (become)
@@ -103,7 +106,7 @@ class Cell:
         self.running: int | None = None
         self.watch = -1
         self.used = 0.0
-        self.given: dict[str, Any] = {}
+        self.given = traces() if os.getpid() == 1 else {}
 
     def serve(self) -> None:
         """Until the host closes its end."""
@@ -124,8 +127,13 @@ class Cell:
     def _obey(self, header: dict[str, Any], blob: bytes, descriptors: list[int]) -> None:
         operation = header["op"]
         if operation == "files":
-            write_files(header["files"], blob)
+            try:
+                write_files(header["files"], blob)
+            except (OSError, ValueError, RecursionError, MemoryError) as error:
+                frames.send(self.control, {"error": f"{type(error).__name__}: {error}"[:200]})
+                return
             self.given = traces()
+            frames.send(self.control, {"written": True})
         elif operation == "run":
             self._start(header, blob, descriptors)
         elif operation == "kill":
@@ -169,7 +177,12 @@ class Cell:
 
         sizes: list[Any] = []
         pieces, total = [], 0
-        for name in sorted(name for pattern in patterns for name in glob.glob(pattern, recursive=True)):
+        try:
+            names = sorted(name for pattern in patterns for name in glob.glob(pattern, recursive=True))
+        except RecursionError:  # folders in folders in folders
+            frames.send(self.control, {"error": "compiled files lie too deep"})
+            return
+        for name in names:
             try:
                 # Not through a link: what a compiler was made to leave may point anywhere.
                 descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -188,13 +201,21 @@ class Cell:
 
 def traces() -> dict[str, Any]:
     """What lies in the writable folder. A program that changed it must not run again beside what it left."""
-    found = {}
-    for folder in ("/tmp", WORK):
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.path != WORK:
+    found: dict[str, Any] = {}
+    folders = ["/tmp"]
+    try:
+        for folder in folders:
+            with os.scandir(folder) as entries:
+                for entry in entries:
                     status = entry.stat(follow_symlinks=False)
-                    found[entry.path] = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+                    # Files that came and went changed their folder's times; that they did is no trace.
+                    times = (status.st_mtime_ns, status.st_ctime_ns, status.st_size)
+                    is_folder = stat.S_ISDIR(status.st_mode)
+                    found[entry.path] = (status.st_ino, status.st_mode, () if is_folder else times)
+                    if is_folder:
+                        folders.append(entry.path)
+    except OSError as error:  # made unreadable, or too deep: like nothing else
+        found["/tmp"] = error
     return found
 
 

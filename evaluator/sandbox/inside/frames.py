@@ -23,6 +23,10 @@ class Closed(EOFError):
     """The other side is gone, or broke the framing."""
 
 
+class TooLarge(Closed):
+    """A frame longer than the receiver takes."""
+
+
 def send(stream: socket.socket, header: dict[str, Any], blob: bytes = b"", descriptors: tuple[int, ...] = ()) -> None:
     """Send one frame; OSError when the other side is gone."""
     encoded = json.dumps(header).encode("ascii")
@@ -55,7 +59,7 @@ def _rest(stream: socket.socket, first: bytes, max_bytes: int) -> tuple[dict[str
     first += _exactly(stream, _LENGTHS.size - len(first))
     header_bytes, blob_bytes = _LENGTHS.unpack(first)
     if header_bytes + blob_bytes > max_bytes:
-        raise Closed(f"a frame of {header_bytes + blob_bytes} bytes (at most {max_bytes})")
+        raise TooLarge(f"a frame of {header_bytes + blob_bytes} bytes (at most {max_bytes})")
     try:
         header = json.loads(_exactly(stream, header_bytes))
     except (ValueError, RecursionError) as error:

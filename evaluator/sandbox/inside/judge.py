@@ -50,13 +50,14 @@ def run(header: dict[str, Any], blob: bytes) -> int:
 
 
 def _load(stream: socket.socket, tests: dict[str, Any]) -> tuple[Bench | None, dict[str, Any]]:
-    bench = Bench(stream, tests)
+    try:
+        bench = Bench(stream, tests)
+    except (SyntaxError, ValueError, RecursionError) as error:
+        return None, {"broken": f"the test code does not compile: {error}"}
     try:
         bench.load()
     except (rpc.PeerGone, Missing) as error:
         return None, {"error": str(error) or type(error).__name__}
-    except SyntaxError as error:
-        return None, {"broken": f"the test code does not compile: {error}"}
     except BaseException as error:
         return None, {"error": f"{type(error).__name__}: {error}"}
     return bench, {"ok": True}
@@ -69,34 +70,33 @@ class Bench:
         self.peer = rpc.Peer(stream, may)
         self.tests = tests
         self.namespace: dict[str, Any] = program.new_module(MODULE).__dict__
-        self.codes: list[types.CodeType] = []
-        self.modules: Set[str] = frozenset()  # names that the tests use as modules of the standard library
+        setup, texts = (
+            (tests["setup"], tests["code"]) if tests["kind"] == "asserts" else (tests["code"], ["check(candidate)"])
+        )
+        self.trees = [ast.parse(text) for text in (setup, *texts)]
+        self.codes = [compile(tree, f"<test {index}>", "exec") for index, tree in enumerate(self.trees)]
+        nodes = [node for tree in self.trees for node in ast.walk(tree)]
+        bases = [node.value for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
+        others = {node.id for node in nodes if isinstance(node, ast.Name) and node not in bases}
+        # Names that the tests use as modules of the standard library, and all that the program may have a say in.
+        self.modules: Set[str] = sys.stdlib_module_names & {base.id for base in bases} - others
+        self.names = {node.id for node in nodes if isinstance(node, ast.Name)} - {"__builtins__"}
+        if "entry_point" in tests:
+            self.names = self.names - {"check", "candidate"} | {tests["entry_point"]}
 
     def load(self) -> None:
         """Wait for the program, fetch its names, run the setup. Missing, rpc.PeerGone, or what the setup raises."""
-        setup, texts = (
-            (self.tests["setup"], self.tests["code"])
-            if self.tests["kind"] == "asserts"
-            else (self.tests["code"], ["check(candidate)"])
-        )
-        trees = [ast.parse(text) for text in (setup, *texts)]
-        self.codes = [compile(tree, f"<test {index}>", "exec") for index, tree in enumerate(trees)]
         first = self.peer.receive()
         if first.get("loaded") is not True:
             raise Missing(f"the program raised {(first.get('raised') or ['?'])[0]}: {str(first.get('text'))[:300]}")
-        nodes = [node for tree in trees for node in ast.walk(tree)]
-        names = {node.id for node in nodes if isinstance(node, ast.Name)} | {
-            self.tests.get("entry_point") or "candidate"
-        }
-        bases = [node.value for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-        others = {node.id for node in nodes if isinstance(node, ast.Name) and node not in bases}
-        self.modules = sys.stdlib_module_names & {base.id for base in bases} - others
-        self._fetch(sorted(name for name in names if not hasattr(builtins, name)))
         entry = self.tests.get("entry_point")
+        self._fetch(sorted(name for name in self.names if not hasattr(builtins, name) or name == entry))
         if entry is not None:
             if entry not in self.namespace:
                 raise Missing(f"the program does not define {entry!r}")
             self.namespace["candidate"] = function = self.namespace[entry]
+            if hasattr(builtins, entry):
+                del self.namespace[entry]  # the tests' own `sum` is the builtin
         exec(self.codes[0], self.namespace)
         if entry is not None:
             self.namespace["candidate"] = function
@@ -131,7 +131,9 @@ class Bench:
                 self.namespace[name] = self.peer.decode(entry[0])
 
     def _import(self, name: str, module: Any) -> None:
-        """The judge's own copy of a module that the program imported."""
+        """The judge's own copy of a module of the standard library that the program imported."""
+        if str(module).partition(".")[0] not in sys.stdlib_module_names:
+            return
         try:
             self.namespace[name] = __import__(str(module), fromlist=["*"])
         except Exception:

@@ -27,7 +27,9 @@ class PeerGone(Exception):
 
 
 class RemoteError(Exception):
-    """The other side raised something that is no builtin exception."""
+    """The other side raised something that is no builtin exception, or that would end a loop here (`stop`)."""
+
+    stop = False
 
 
 class Remote:
@@ -64,7 +66,12 @@ class Remote:
         return iter(iterator) if not isinstance(iterator, Remote) else _iterate(iterator)
 
     def __next__(self) -> Any:
-        return self._peer.ask("next", self)
+        try:
+            return self._peer.ask("next", self)
+        except RemoteError as error:
+            if error is self._peer.last_error and error.stop:
+                raise StopIteration from None
+            raise
 
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, Remote) and self._peer.ask("isinstance", instance, self) is True
@@ -186,8 +193,14 @@ class Peer:
     def _exception(message: dict[str, Any]) -> Exception:
         text = str(message.get("text"))[:2000]
         names = message.get("raised")
+        if isinstance(names, list) and names and names[0] in ("StopIteration", "StopAsyncIteration"):
+            error = RemoteError(f"{names[0]}: {text}")  # raised in map() or zip() of the tests, it would end them
+            error.stop = True
+            return error
         for name in names if isinstance(names, list) else ():
             kind = getattr(builtins, name, None) if isinstance(name, str) else None
+            if kind in (StopIteration, StopAsyncIteration):
+                break
             if isinstance(kind, type) and issubclass(kind, Exception):
                 try:
                     return kind(text)

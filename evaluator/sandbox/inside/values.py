@@ -129,6 +129,36 @@ def decode(wire: Any, adopt: Import = refuse) -> Any:
         raise NotPlain(f"not an encoded value: {type(error).__name__}: {error}") from None
 
 
+def decode_json(wire: Any, depth: int = 0) -> Any:
+    """Like `decode`, for what may equal a JSON value: no sets, no keys but strings, no numbers that take long. So
+    nothing that a program sends takes more time than its length (no colliding hashes, no huge denominators)."""
+    if not isinstance(wire, list):
+        if isinstance(wire, dict):
+            raise NotPlain("not an encoded value: an object")
+        return wire
+    if depth > MAX_DEPTH + 2:
+        raise NotPlain(f"a value nested more than {MAX_DEPTH} deep")
+    tag, *rest = wire or [None]
+    if tag == "l" or tag == "t":
+        return (list if tag == "l" else tuple)(decode_json(item, depth + 1) for item in rest)
+    if tag == "d" or tag == "C":
+        pairs: Any = rest[0] if rest and isinstance(rest[0], list) else [None]
+        if not all(isinstance(pair, list) and len(pair) == 2 and isinstance(pair[0], str) for pair in pairs):
+            raise NotPlain("a dict with keys that are no strings")
+        return {key: decode_json(item, depth + 1) for key, item in pairs}
+    if isinstance(tag, str) and tag in "iFcDQ" and all(_is_short_number(item) for item in rest):
+        value = decode(wire)
+        if not (tag == "D" and value.is_snan()):
+            return value
+    raise NotPlain(f"a value of another type ({str(tag)[:20]})")
+
+
+def _is_short_number(item: Any) -> bool:
+    if isinstance(item, list):
+        return len(item) == 2 and item[0] in ("i", "F") and isinstance(item[1], str) and len(item[1]) < 5000
+    return type(item) in (int, float) or (isinstance(item, str) and len(item) < 5000)
+
+
 def _decode(wire: Any, adopt: Import, depth: int) -> Any:
     if not isinstance(wire, list):
         if isinstance(wire, dict):
@@ -163,7 +193,7 @@ _SCALARS: dict[Any, Callable[..., Any]] = {
     "R": range,
     "S": slice,
     "D": lambda text: _from("decimal", "Decimal")(text),
-    "Q": lambda numerator, denominator: _from("fractions", "Fraction")(numerator, denominator),
+    "Q": lambda numerator, denominator: _from("fractions", "Fraction")(_integer(numerator), _integer(denominator)),
     "dt": lambda text, fold: _from("datetime", "datetime").fromisoformat(text).replace(fold=fold),
     "da": lambda text: _from("datetime", "date").fromisoformat(text),
     "ti": lambda text, fold: _from("datetime", "time").fromisoformat(text).replace(fold=fold),
@@ -172,6 +202,13 @@ _SCALARS: dict[Any, Callable[..., Any]] = {
     "...": lambda: ...,
     "ni": lambda: NotImplemented,
 }
+
+
+def _integer(value: Any) -> int:
+    """`value`, if it is an int: a Fraction of a text such as 1e999999999 takes for ever."""
+    if type(value) is not int:
+        raise NotPlain("a fraction of something else than integers")
+    return value
 
 
 def _from(module: str, name: str) -> Any:
