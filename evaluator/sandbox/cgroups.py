@@ -16,6 +16,7 @@ from pathlib import Path
 
 PREFIX = "zeroq-cell"
 _MIB = 1024 * 1024
+_LEFTOVER_BYTES = 4 * _MIB
 _serial = itertools.count()
 
 
@@ -62,6 +63,14 @@ class Slot:
         """Whether the kernel killed something in it for its memory since `admit` or the last question."""
         before, self._kills = self._kills, self._count_kills()
         return self._kills > before
+
+    def clean(self) -> bool:
+        """Whether next to nothing is charged to it, now that its processes have ended."""
+        name = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
+        try:
+            return int((self.memory / name).read_text()) <= _LEFTOVER_BYTES
+        except (OSError, ValueError):
+            return False
 
     def close(self) -> None:
         """Remove it. The kernel lets go of ended processes a little later than it says so: try for a second."""

@@ -52,9 +52,14 @@ class Judges:
 
     def take(self) -> tuple[Cell, int]:
         """A cell, and how many judges it has had."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
+        while True:
+            with self._lock:
+                if not self._idle:
+                    break
+                cell, num_used = self._idle.pop()
+            if not cell.orphaned:
+                return cell, num_used
+            cell.close()
         return self._jail.spawn(_JUDGE), 0
 
     def give_back(self, cell: Cell, num_used: int) -> float:

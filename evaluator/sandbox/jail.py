@@ -148,9 +148,10 @@ class Jail:
             raise InfraError(f"cgroup: {error}") from None
 
     def give_slot(self, slot: cgroups.Slot) -> None:
-        """Back for the next cell."""
+        """Back for the next cell, unless something of the last one is still charged to it."""
+        clean = slot.clean()
         with self._lock:
-            if self._control is not None:
+            if self._control is not None and clean:
                 self._slots.append(slot)
                 return
         slot.close()
@@ -218,8 +219,11 @@ class Jail:
         if self._control is not None:
             self._control.close()
         if self._process is not None:
-            self._process.kill()
-            self._process.wait()
+            try:
+                self._process.wait(STOP_TIMEOUT_S)  # it collects its cells
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
         self._control = self._process = None
 
 

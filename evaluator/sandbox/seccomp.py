@@ -2,9 +2,9 @@
 
 Not in the list, on purpose: sockets other than unnamed pairs, ptrace and process_vm_*, mounting, namespaces (clone with
 a namespace flag too), io_uring, userfaultfd, bpf, perf, keys, kernel modules, clocks, file handles, set*id, kexec,
-quotas, swap, pidfd_getfd, limits of other processes, System V shared memory (it would outlive a test), memfd_create
-(its memory is nobody's). `clone3` does not exist for them: its flags lie in memory, where a filter cannot look, and the
-C library falls back to clone.
+quotas, swap, pidfd_getfd, limits of other processes, leases, inotify, System V shared memory (it would outlive a test),
+sendmsg (descriptors in flight hold memory beyond their sender's end), memfd_create (its memory is nobody's). `clone3`
+does not exist for them: its flags lie in memory, where a filter cannot look, and the C library falls back to clone.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ ALWAYS = """
     statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink
     unlinkat rename renameat renameat2 link linkat symlink symlinkat truncate ftruncate fallocate fadvise64
     chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat umask flock
-    fsync fdatasync sync_file_range sendfile splice tee copy_file_range inotify_init inotify_init1
-    inotify_add_watch inotify_rm_watch mmap munmap mprotect mremap madvise brk msync mlock mlock2 munlock
+    fsync fdatasync sync_file_range sendfile splice tee copy_file_range mmap munmap mprotect mremap madvise brk msync mlock mlock2 munlock
     mincore membarrier pkey_alloc pkey_free pkey_mprotect get_mempolicy set_mempolicy mbind pipe pipe2 poll
     ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd
-    eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime sendmsg recvmsg sendto recvfrom
-    sendmmsg recvmmsg shutdown getsockopt setsockopt getsockname getpeername futex futex_waitv futex_wait
+    eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime recvmsg sendto recvfrom
+    recvmmsg shutdown getsockopt setsockopt getsockname getpeername futex futex_waitv futex_wait
     futex_wake futex_requeue get_robust_list set_robust_list set_tid_address rseq rt_sigaction rt_sigprocmask
     rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pause restart_syscall exit exit_group
     wait4 waitid getpid getppid gettid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid

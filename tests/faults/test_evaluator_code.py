@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -46,7 +45,7 @@ from evaluator.sandbox.programs import missing_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_S = 3.0
-TAKE_S = 30.0
+TAKE_S = 25.0
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's"),
     pytest.mark.usefixtures("no_leaked_processes"),
@@ -54,7 +53,6 @@ pytestmark = [
 # An evaluator's process, with something taken away from it first.
 CRIPPLED = """
 import sys
-from pathlib import Path
 exec(sys.argv[1])
 from common.cli import main
 from evaluator.loop import run
@@ -298,12 +296,6 @@ WORK: dict[str, Work] = {
         lambda process: named(process, MARK),
         ("pass", 1.0),
     ),
-    "call": (
-        call_spec("double", [4], 9),
-        answer(NAMED + "def double(x):\n    pause()\n    return 2 * x"),
-        lambda process: named(process, MARK),
-        ("fail", 0.0),
-    ),
     "toolchain": (
         stdio_spec("4", "8", "cpp"),
         answer(DOUBLE_CPP, "cpp"),
@@ -474,7 +466,7 @@ def test_killed_while_it_probes_its_folder_goes_with_the_next_start(folder: Path
         assert cgroups_of(first) == []
 
 
-@pytest.mark.parametrize("name", ["stdio", "asserts", "call"])
+@pytest.mark.parametrize("name", ["stdio", "asserts"])
 def test_the_zygote_killed_in_the_middle_costs_a_second_try_and_no_verdict(folder: Path, name: str) -> None:
     spec, response, in_the_middle, expected = WORK[name]
     with rig(folder) as it:
@@ -493,41 +485,19 @@ def test_the_zygote_killed_in_the_middle_costs_a_second_try_and_no_verdict(folde
         assert "returned ungraded" not in log, log
 
 
-def copied_layers(folder: Path, change: Change) -> str:
-    """What an evaluator must execute to use a copy of inside/ with a change: file, text, its replacement."""
-    copy = folder / "inside"
-    shutil.copytree(ROOT / "evaluator" / "sandbox" / "inside", copy)
-    for directory in (folder, copy):
-        directory.chmod(0o755)
-    file, old, new = change
-    text = (copy / file).read_text()
-    assert text.count(old) == 1, f"{file} has changed: {old!r}"
-    (copy / file).write_text(text.replace(old, new))
-    return f"from evaluator.sandbox import jail; jail.INSIDE = Path({str(copy)!r})"
-
-
-Change = tuple[str, str, str]
-NO_LANDLOCK = ("kernel.py", "    version = landlock_version()\n    if version == 0:", "    if True:")
-NO_CLONE = ("kernel.py", "    ctypes.pythonapi.PyOS_BeforeFork()\n", "    raise OSError(1, 'clone: not permitted')\n")
-NO_PIVOT = ("kernel.py", "    os.chdir(new_root)\n", "    raise OSError(1, 'pivot_root: not permitted')\n")
 ON: dict[str, Any] = {"code": "on"}
-BELOW: dict[str, tuple[dict[str, Any], str | None, Change | None, str]] = {
-    "tier 3": (ON | {"sandbox_tier": 3}, None, None, "tier 3 wants a gVisor or microVM pod"),
-    "no libseccomp": (ON, "sys.modules['pyseccomp'] = None", None, "seccomp: libseccomp cannot be used"),
-    "no landlock": (ON, None, NO_LANDLOCK, "landlock: not available"),
-    "no namespaces": (ON, None, NO_CLONE, "clone: not permitted"),
-    "no root of its own": (ON, None, NO_PIVOT, "pivot_root: not permitted"),
+BELOW: dict[str, tuple[dict[str, Any], str | None, str]] = {
+    "tier 3": (ON | {"sandbox_tier": 3}, None, "tier 3 wants a gVisor or microVM pod"),
+    "no libseccomp": (ON, "sys.modules['pyseccomp'] = None", "seccomp: libseccomp cannot be used"),
 }
 
 
 @pytest.mark.parametrize("name", BELOW)
 def test_an_evaluator_below_its_floor_refuses_to_start_and_names_the_layer(folder: Path, name: str) -> None:
-    section, change, layer, said = BELOW[name]
+    section, change, said = BELOW[name]
     it = Rig(folder)
     config = yaml.safe_load((folder / "config.yaml").read_text())
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"evaluator": section}))
-    if layer is not None:
-        change = copied_layers(folder, layer)
     evaluator = it.evaluator(change, ready=False)
     try:
         assert evaluator.wait(timeout=60) == 1

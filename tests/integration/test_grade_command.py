@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,10 +64,13 @@ def cgroups_of(pids: set[int]) -> list[Path]:
 
 @pytest.fixture
 def no_leftovers() -> Iterator[None]:
-    """No folder stays in TMPDIR."""
+    """No folder stays in TMPDIR; one that does goes with the test that left it."""
     before = folders()
     yield
-    wait_until(lambda: folders() <= before)
+    left = folders() - before
+    for name in left:
+        shutil.rmtree(Path(tempfile.gettempdir()) / name, ignore_errors=True)
+    assert left == set()
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float = 20.0) -> None:
@@ -119,7 +123,15 @@ def math(name: str, gold: str, response: str) -> Answer:
 
 DOUBLE = "print(int(input()) * 2)"
 GOOD = code("good", DOUBLE, ("4", "8"), ("5", "10"))
-SLEEPS = code("sleeps", "import time\ntime.sleep(600)", ("", ""), time_s=600)
+# Not to be interrupted, and known from outside by its name.
+SLEEPER = """
+import ctypes, signal, time
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
+ctypes.CDLL(None).prctl(15, b"zq-sleeper")
+time.sleep(600)
+"""
+SLEEPS = code("sleeps", SLEEPER, ("", ""), time_s=600)
 FORMAT = {"id": "format", "kind": "format", "response": "<think>hm</think><answer>4</answer>"}
 
 
@@ -261,7 +273,6 @@ MALFORMED: dict[str, tuple[bytes, str]] = {
         json.dumps(GOOD | {"language": "cpp", "tests": {"kind": "asserts", "code": []}}).encode() + b"\n",
         "are for python, not cpp",
     ),
-    "surrogate in the source": (json.dumps(GOOD | {"source": "print('\ud800')"}).encode() + b"\n", "source"),
 }  # fmt: skip
 
 
@@ -321,6 +332,7 @@ ODD: dict[str, Answer] = {
         "source": "from decimal import Decimal\ndef f(): return Decimal('sNaN')",
         "tests": {"kind": "call", "entry_point": "f", "cases": [{"args": [], "expected": 1}]},
     },
+    "source": GOOD | {"id": "source", "source": f"print('{SURROGATE}')"},
     "gold": math("gold", SURROGATE, "\\boxed{1}"),
     "response": math("response", "1", f"{SURROGATE} \\boxed{{1}}"),
     "format": FORMAT | {"response": SURROGATE},
@@ -328,16 +340,16 @@ ODD: dict[str, Answer] = {
 }
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_no_line_takes_the_command_down(name: str) -> None:
-    """Answered or refused; and what comes after it is graded."""
-    graded = grade(ODD[name], GOOD)
-    first, last = graded.answers
-    assert last["verdict"] == "pass"
-    assert graded.code == (2 if "error" in first else 0)
-    if "error" not in first:
-        assert first["reward"] in (0.0, 1.0)
-        assert first.get("verdict") != "infra_error"
+def test_no_line_takes_the_command_down() -> None:
+    """Each is answered or refused, and so is what comes after it."""
+    graded = grade(*ODD.values(), GOOD)
+    assert len(graded.answers) == len(ODD) + 1
+    for name, answer in zip(ODD, graded.answers, strict=False):
+        if "error" not in answer:
+            assert answer["reward"] in (0.0, 1.0) or name == "language", name
+            assert answer.get("verdict") != "infra_error", name
+    assert graded.answers[-1]["verdict"] == "pass"
+    assert graded.code == (2 if any("error" in answer for answer in graded.answers) else 0)
 
 
 def test_an_absent_toolchain_is_ours_by_name_and_never_a_fail() -> None:
@@ -356,7 +368,8 @@ def test_a_malformed_line_outranks_one_that_could_not_be_graded() -> None:
     java = code("java", "class Main {}", ("", ""), language="java")
     graded = grade(java, b"nonsense\n", command=[sys.executable, "-c", WITHOUT, "java,javac", "grade"])
     assert graded.code == 2
-    assert len(graded.err.splitlines()) == 2
+    said = [line for line in graded.err.splitlines() if line.startswith(("error: ", "failed: "))]
+    assert [line.split(" lines ")[0] for line in said] == ["error: 1 of 2", "failed: 1 of 2"]
 
 
 def test_capabilities_are_json_and_name_what_is_absent() -> None:
@@ -399,10 +412,8 @@ def test_tier_1_as_root_is_refused_naming_what_is_missing() -> None:
 
 
 def test_tier_3_without_an_outer_sandbox_is_refused_and_texts_need_none() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "ZEROQ_OUTER_SANDBOX"}
     if "gvisor" in Path("/proc/version").read_text().lower():
         pytest.skip("there is one here")
-    command = ["env", *(f"{n}={v}" for n, v in environment.items()), "-u", "ZEROQ_OUTER_SANDBOX", *COMMAND]
     command = ["env", "-u", "ZEROQ_OUTER_SANDBOX", *COMMAND]
     refused = grade(GOOD, options=("--tier", "3"), command=command)
     assert (refused.code, refused.out) == (1, "")
@@ -460,19 +471,15 @@ def start_sleeping(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     process.stdin.write(json.dumps(SLEEPS).encode() + b"\n")
     process.stdin.flush()
     process.stdin.close()
-    # zygote, the cell's first process, the program; the probes have ended before
-    wait_until(lambda: any(_sleeps(p) for p in everything(process)))
+    wait_until(lambda: any(_name(child) == "zq-sleeper" for child in everything(process)))
     return everything(process)
 
 
-def _sleeps(process: psutil.Process) -> bool:
-    """A grandchild of the zygote that has slept for a while: the program, not a probe."""
+def _name(process: psutil.Process) -> str:
     try:
-        return len(process.parents()) >= 3 and "zygote.py" in " ".join(process.cmdline()) and (
-            time.time() - process.create_time() > 1.0 and process.parent().parent().ppid() != os.getpid()  # type: ignore[union-attr]
-        )  # fmt: skip
+        return process.name()
     except psutil.NoSuchProcess:
-        return False
+        return ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
@@ -487,7 +494,9 @@ def test_ctrl_c_ends_it_in_seconds_and_leaves_no_process(number: signal.Signals)
         assert process.wait(timeout=15) == 130
         assert time.monotonic() - begin < 10
         assert process.stderr is not None
-        assert process.stderr.read().decode().strip() == "interrupted"
+        said = process.stderr.read().decode()
+        assert said.splitlines()[-1] == "interrupted"
+        assert "Traceback" not in said
         wait_until(lambda: gone(left))
         assert cgroups_of({process.pid}) == []
 

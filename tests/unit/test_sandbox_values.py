@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import builtins
 import collections
+import contextlib
 import datetime
 import decimal
 import enum
 import fractions
 import json
 import math
+import random
+import time
 from typing import Any, NamedTuple
 
 import pytest
@@ -352,3 +355,29 @@ def test_a_number_of_great_length_takes_no_time_to_refuse_or_take() -> None:
     assert isinstance(crossed(decimal.Decimal("NaN")), decimal.Decimal)
     assert crossed(fractions.Fraction(1, 3)) == fractions.Fraction(1, 3)
     assert crossed(datetime.timedelta(days=-1, microseconds=5)) == datetime.timedelta(days=-1, microseconds=5)
+
+
+COSTLY = {
+    "a fraction of two long numbers": lambda: [
+        "Q",
+        *(["i", hex(random.Random(seed).getrandbits(2_400_000))] for seed in (1, 2)),
+    ],
+    "numbers that all have the same hash": lambda: [
+        "s",
+        *(["i", hex(number * ((1 << 61) - 1))] for number in range(1, 20_000)),
+    ],
+    "keys that all have the same hash": lambda: [
+        "d",
+        [[["i", hex(number * ((1 << 61) - 1))], 0] for number in range(1, 20_000)],
+    ],
+}
+
+
+@pytest.mark.parametrize("name", COSTLY)
+def test_what_is_small_on_the_wire_is_soon_decoded_or_refused(name: str) -> None:
+    """A program writes its own wire: whoever decodes it must not be kept busy, with the interpreter's lock in hand."""
+    wire = COSTLY[name]()
+    begin = time.process_time()
+    with contextlib.suppress(NotPlain):
+        decode(wire)
+    assert time.process_time() - begin < 1.0

@@ -192,11 +192,15 @@ def csharp(source: str, tests: SuffixTests) -> Program:
 # --- PHP, Bash -------------------------------------------------------------------------------------------------------
 
 
+_PHP_ASSERT = re.compile(r"(?<![\w$>:\\])\\?assert\s*\(", re.IGNORECASE)
+
+
 def php(source: str, tests: SuffixTests) -> Program:
     """The driver includes the program and evaluates the tests."""
     program = source if "<?" in source else f"<?php\n{source}"
-    code = re.sub(r"^\s*<\?php\b", "", tests.code)
-    data = {"program.php": program, "tests.php": code, "driver.php": driver_text("driver.php")}
+    zq = identifier(source, tests)
+    code = _PHP_ASSERT.sub(lambda _: f"\\{zq}(", re.sub(r"^\s*<\?php\b", "", tests.code))
+    data = {"program.php": program, "tests.php": code, "driver.php": driver_text("driver.php").replace("ZQ_ASSERT", zq)}
     return Program({}, data, "driver.php", needs_nonce=True)
 
 

@@ -14,6 +14,8 @@
   const { defineProperty, getOwnPropertyDescriptor, getPrototypeOf, freeze } = Object;
   const { ownKeys, apply } = Reflect;
   const { writeSync } = fs;
+  const { isPromise } = require('util').types;
+  const { then } = Promise.prototype;
   const { String } = globalThis;
   const exit = process.reallyExit.bind(process);
   const REFUSED = /^(node:)?(inspector|v8|vm|module|repl|worker_threads|cluster|wasi|diagnostics_channel|async_hooks|trace_events|perf_hooks|test)(\/|$)/;
@@ -149,8 +151,10 @@
     new Script(program, { filename: 'program.js' }).runInThisContext();
     const script = new Script(`'use strict';${tests}`, { filename: 'tests.js' });
     testing = true;
-    script.runInThisContext();
-    ended = true;
+    const result = script.runInThisContext();
+    // Tests that are asynchronous have ended when their promise says so, not when nothing is left to wait for.
+    if (isPromise(result)) apply(then, result, [() => { ended = true; }, end]);
+    else ended = true;
   } catch (error) {
     end(error);
   }

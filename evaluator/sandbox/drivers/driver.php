@@ -3,6 +3,11 @@
 // runs: PHP has no way to a caller's locals. Program and tests run in functions of their own whose variables are bound to
 // the global ones, so that `global $x` of the program finds what its top level sets. The tests are in memory, their file
 // is gone, before the program starts.
+// assert of the tests: the built-in one can be switched off by the program, in the middle of the tests.
+function ZQ_ASSERT(mixed $holds, mixed $why = null): bool
+{
+    return $holds ? true : throw ($why instanceof Throwable ? $why : new AssertionError((string) ($why ?? 'assert')));
+}
 (static function (): void {
     $in = fopen('php://stdin', 'rb');
     $nonce = rtrim((string) fgets($in, 64), "\n");

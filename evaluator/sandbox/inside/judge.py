@@ -77,7 +77,8 @@ class Bench:
         self.codes = [compile(tree, f"<test {index}>", "exec") for index, tree in enumerate(self.trees)]
         nodes = [node for tree in self.trees for node in ast.walk(tree)]
         bases = [node.value for node in nodes if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)]
-        others = {node.id for node in nodes if isinstance(node, ast.Name) and node not in bases}
+        of_bases = set(map(id, bases))
+        others = {node.id for node in nodes if isinstance(node, ast.Name) and id(node) not in of_bases}
         # Names that the tests use as modules of the standard library, and all that the program may have a say in.
         self.modules: Set[str] = sys.stdlib_module_names & {base.id for base in bases} - others
         self.names = {node.id for node in nodes if isinstance(node, ast.Name)} - {"__builtins__"}

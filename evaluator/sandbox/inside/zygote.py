@@ -57,16 +57,21 @@ def main() -> None:
         frames.send(control, {"error": f"{type(error).__name__}: {error}"})
         return
     frames.send(control, {"ready": True, "landlock": kernel.landlock_version()})
-    with contextlib.suppress(frames.Closed, ConnectionError):
-        while True:
-            zygote.obey(*frames.receive_with_descriptors(control))
+    try:
+        with contextlib.suppress(frames.Closed, ConnectionError):
+            while True:
+                zygote.obey(*frames.receive_with_descriptors(control))
+    finally:
+        if os.getpid() == zygote.pid:
+            zygote.end()
 
 
 class Zygote:
     """The state: who the cells run as, and what is given to each."""
 
     def __init__(self, control: socket.socket, configuration: dict[str, Any]) -> None:
-        self.control = control
+        self.control, self.pid = control, os.getpid()
+        self.cells: set[int] = set()
         self.tier = int(configuration["tier"])
         self.filter = base64.b64decode(configuration["seccomp"])
         self.proc: int | None = None
@@ -92,10 +97,19 @@ class Zygote:
             pid = kernel.clone(sum(kernel.NAMESPACES.values())) if self.tier >= 2 else os.fork()
             if pid == 0:
                 cell.live(theirs, self, request["limits"])
+        self.cells.add(pid)
         frames.send(self.control, {"pid": pid})
+
+    def end(self) -> None:
+        """End and collect all cells, so that nobody has to adopt them."""
+        for pid in self.cells:
+            os.kill(pid, signal.SIGKILL)
+        for pid in self.cells:
+            os.waitpid(pid, 0)
 
     def _reap(self, pid: int) -> None:
         _, status, usage = os.wait4(pid, 0)
+        self.cells.discard(pid)
         code = os.waitstatus_to_exitcode(status)
         frames.send(
             self.control, {"exit": code, "cpu_s": usage.ru_utime + usage.ru_stime, "max_rss_kb": usage.ru_maxrss}
