@@ -51,7 +51,7 @@ def grade(request: GradeRequest) -> int:
 
 def print_capabilities(tier: int) -> int:
     """What the sandbox holds here, and which languages can be graded; exit code 1 if the tier is not reached."""
-    from evaluator.sandbox.programs import languages_here
+    from evaluator.sandbox.tools import languages_here
 
     try:
         with CodeGrader(1, tier=tier) as grader:
@@ -138,7 +138,7 @@ class Run:
         self._malformed += "error" in answer
         self._failed += answer.get("verdict") == "infra_error"
         self._written += 1
-        self._out.write(json.dumps(answer, ensure_ascii=False) + "\n")
+        self._out.write(_line(answer))
         self._out.flush()
         if sys.stderr.isatty() and time.monotonic() > self._shown + _PROGRESS_S:
             self._shown = time.monotonic()
@@ -154,6 +154,16 @@ class Run:
             )
         if self._failed:
             print(f"failed: {self._failed} of {self._written} lines not graded (infra_error)", file=sys.stderr)
+
+
+def _line(answer: dict[str, Any]) -> str:
+    """As one line of JSON; what is no Unicode text (half a surrogate pair in an id) stays escaped."""
+    text = json.dumps(answer, ensure_ascii=False)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(answer)
+    return text + "\n"
 
 
 def _results(run: Run, source: BinaryIO, request: GradeRequest) -> Iterator[dict[str, Any]]:

@@ -10,17 +10,18 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from evaluator.sandbox import InfraError
+from evaluator.sandbox import InfraError, folders
 from evaluator.sandbox.jail import CellLimits, Jail
 from evaluator.sandbox.watch import Outcome, run
 
 TIME_S = 10.0
+_PREFIX = "zeroq-probe"
 _LIMITS = CellLimits(memory_mb=96, pids=12, disk_mb=4)
 
 _ESCAPES = """
@@ -189,11 +190,20 @@ def _escapes(jail: Jail) -> tuple[list[str], int]:
 
 
 @contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    folder = folders.make(_PREFIX)
+    try:
+        yield str(folder)
+    finally:
+        shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
 def _targets() -> Iterator[dict[str, object]]:
     """Things that a program must not reach: a file, a listener, an abstract socket, a process."""
     name = f"zeroq-probe-{secrets.token_hex(8)}"
     with (
-        tempfile.TemporaryDirectory(prefix="zeroq-probe-") as folder,
+        _folder() as folder,
         socket.create_server(("127.0.0.1", 0)) as tcp,
         socket.socket(socket.AF_UNIX) as local,
     ):

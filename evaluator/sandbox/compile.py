@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evaluator.sandbox import InfraError
+from evaluator.sandbox import InfraError, tools
 from evaluator.sandbox.drivers import Program
 from evaluator.sandbox.jail import Cell, CellLimits, Jail
 from evaluator.sandbox.languages import Language
@@ -143,7 +143,7 @@ class _Server:
 
     def __init__(self, jail: Jail, language: Language, toolchain: str) -> None:
         assert language.server is not None
-        argv = resolve([word.replace("{toolchain}", toolchain) for word in language.server])
+        argv = tools.resolve([word.replace("{toolchain}", toolchain) for word in language.server])
         self._cell: Cell = jail.spawn(_limits(language))
         self._num = 0
         theirs_in, self._to = os.pipe()
@@ -208,16 +208,6 @@ class _Server:
                 raise EOFError
             pieces += piece
         return bytes(pieces)
-
-
-def resolve(argv: list[str]) -> list[str]:
-    """`argv` with its program's absolute path; InfraError if it is not there."""
-    from evaluator.sandbox.programs import find_tool
-
-    found = argv[0] if argv[0].startswith((".", "/")) else find_tool(argv[0])
-    if found is None:
-        raise InfraError(f"{argv[0]} is not installed (make evaluator-languages)")
-    return [found, *argv[1:]]
 
 
 def _header(argv: list[str], language: Language, toolchain: str) -> dict[str, Any]:

@@ -30,6 +30,7 @@ MAX_VALUE_BYTES = 64 * 1024 * 1024
 MAX_SMALL_BYTES = 64 * 1024
 _JUDGE = CellLimits(memory_mb=1024, pids=8, disk_mb=16)
 _FOREVER_S = 3600.0
+_LEAST_READ_S = 0.1  # for a reply that came at the last moment
 _JUDGES_PER_CELL = 500
 
 
@@ -175,9 +176,9 @@ class _Session:
             allowed_s = self.watch.extended(self.limits.time_s)
             if begin + allowed_s <= time.monotonic() + 0.01:
                 raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
-        stream.settimeout(max(0.1, begin + allowed_s - time.monotonic()))
+        deadline = max(begin + allowed_s, time.monotonic() + _LEAST_READ_S)
         try:
-            header, _ = frames.receive(stream, max_bytes)
+            header, _ = frames.receive(stream, max_bytes, deadline)
         except TimeoutError:
             raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
         except frames.TooLarge as error:

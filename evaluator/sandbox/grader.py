@@ -21,6 +21,7 @@ from evaluator.sandbox.jail import Jail, JailOptions
 from evaluator.sandbox.job import PYTHON_ONLY, AssertsTests, CodeJob, CodeResult, SuffixTests
 from evaluator.sandbox.programs import Toolbox, compile_program, run_program
 from evaluator.sandbox.scores import TestScore, summarise
+from evaluator.sandbox.tools import ToolMissing
 
 log = logging.getLogger(__name__)
 
@@ -73,10 +74,10 @@ class CodeGrader:
             try:
                 scores, cpu_s = self._run(job, progress)
             except InfraError as error:
-                if last_try:
+                if last_try or isinstance(error, ToolMissing):
                     result = _infra(str(error), time.perf_counter() - begin)
-                else:
-                    log.warning("sandbox: %s; tried once more", error)
+                    break
+                log.warning("sandbox: %s; tried once more", error)
             except Exception as error:
                 # Provoked by one program, it must not end the evaluator, nor be tried for ever.
                 log.exception("sandbox: a program upset the grader")

@@ -66,7 +66,7 @@ class Jail:
 
     def __init__(self, options: JailOptions | None = None) -> None:
         self.options = options or JailOptions()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._slots: list[cgroups.Slot] = []
@@ -110,12 +110,24 @@ class Jail:
                             if last_try:
                                 raise InfraError(f"the zygote died: {error}") from None
                             self._start()
-                    if self.verify is not None:
-                        self.verify()
+                            self._verify()  # before any other thread's program runs in the new one
+            if "error" in reply:
+                raise InfraError(f"the zygote cannot make a cell: {reply['error']}")
             return Cell(self, int(reply["pid"]), ours, limits, generation)
         except BaseException:
             ours.close()
             raise
+
+    def _verify(self) -> None:
+        verify, self.verify = self.verify, None  # it spawns cells itself
+        try:
+            if verify is not None:
+                verify()
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            self.verify = verify
 
     @property
     def generation(self) -> int | None:

@@ -6,21 +6,17 @@ driver reads it before the program's code runs, and writes it after the last tes
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
-from evaluator.sandbox import InfraError
-from evaluator.sandbox.compile import NEEDS_PROC, STACK_MB, WORK, Compiler, resolve
+from evaluator.sandbox import InfraError, folders, tools
+from evaluator.sandbox.compile import NEEDS_PROC, STACK_MB, WORK, Compiler
 from evaluator.sandbox.drivers import Program, RefusedProgram
 from evaluator.sandbox.jail import Jail
 from evaluator.sandbox.job import CodeJob, LanguageName, StdioTests, SuffixTests
-from evaluator.sandbox.languages import LANGUAGES, PATH, Language, classify
+from evaluator.sandbox.languages import LANGUAGES, Language, classify
 from evaluator.sandbox.scores import TestScore
 from evaluator.sandbox.stdio import Launch, ReusedCell, how_it_ended, limit_score, python_launch, run_stdio
 from evaluator.sandbox.toolchain import ToolchainError, prepare
@@ -34,8 +30,7 @@ class Toolbox:
     """What the languages need beside the jail: headers compiled ahead, warm compilers. Built when first asked for."""
 
     def __init__(self) -> None:
-        remove_stale()
-        self.folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}-{os.getpid()}-"))
+        self.folder = folders.make(_PREFIX)
         self.folder.chmod(0o755)  # the jail's user is not ours
         self.binds = {TOOLCHAIN: str(self.folder)}
         self._compiler: Compiler | None = None
@@ -74,8 +69,10 @@ def run_program(
     if job.language == "python" and isinstance(tests, StdioTests):
         return run_stdio(jail, job, python_launch(job.source), progress)
     language = LANGUAGES[job.language]
-    if missing := missing_tools(language):
-        raise InfraError(f"toolchain of {language.name} is absent: {', '.join(missing)} (make evaluator-languages)")
+    if missing := tools.missing_tools(language):
+        raise tools.ToolMissing(
+            f"toolchain of {language.name} is absent: {', '.join(missing)} (make evaluator-languages)"
+        )
     num = len(tests.cases) if isinstance(tests, StdioTests) else 1
     try:
         program = language.compose(job.source, tests if isinstance(tests, SuffixTests) else None)
@@ -102,41 +99,6 @@ def compile_program(toolbox: Toolbox, job: CodeJob) -> float:
     return cpu_s
 
 
-def missing_tools(language: Language) -> list[str]:
-    """Those of the language's tools that are not installed."""
-    return [tool for tool in language.tools if find_tool(tool) is None]
-
-
-def find_tool(name: str) -> str | None:
-    """Absolute path of a tool as the jail will see it."""
-    if name.startswith("/"):
-        return name if os.path.exists(name) else None
-    return shutil.which(name, path=PATH)
-
-
-def languages_here(tier: int) -> dict[str, str]:
-    """For each language, whether it can be graded here."""
-    report = {"python": "yes"}
-    for name, language in LANGUAGES.items():
-        if name == "python":
-            continue
-        missing = missing_tools(language)
-        if tier < 2:
-            report[name] = "no: tier 1 runs Python alone"
-        else:
-            report[name] = f"no: {', '.join(missing)} not installed (make evaluator-languages)" if missing else "yes"
-    return report
-
-
-def remove_stale() -> None:
-    """Remove the folders of evaluators that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}-*-*"):
-        owner = folder.name.split("-")[2]
-        if owner.isdigit() and not Path(f"/proc/{owner}").exists():
-            with suppress(OSError):
-                shutil.rmtree(folder)
-
-
 def _build(toolbox: Toolbox, language: Language, program: Program, job: CodeJob) -> tuple[Launch | None, float, str]:
     """How to start the program, CPU seconds of its compilation; or None and the compiler's words."""
     artefacts: dict[str, bytes] = {}
@@ -144,14 +106,14 @@ def _build(toolbox: Toolbox, language: Language, program: Program, job: CodeJob)
     argv = language.compile_argv(program, TOOLCHAIN)
     if argv is not None:
         compiler = toolbox.compiler(language)
-        compiled = compiler.compile(language, program, resolve(argv), job.limits.compile_s)
+        compiled = compiler.compile(language, program, tools.resolve(argv), job.limits.compile_s)
         cpu_s = compiled.cpu_s
         if compiled.artefacts is None:
             return None, cpu_s, compiled.diagnostics[:300]
         artefacts = dict(compiled.artefacts)
     memory_mb = job.limits.memory_mb
     header = {
-        "argv": resolve(language.run_argv(program, memory_mb)),
+        "argv": tools.resolve(language.run_argv(program, memory_mb)),
         "environment": language.environment(WORK, TOOLCHAIN, memory_mb),
         "stack_mb": _DEEP_STACK_MB if language.name == "cpp" else STACK_MB,
     }

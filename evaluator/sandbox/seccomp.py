@@ -22,24 +22,24 @@ _THREAD = 0x00010000
 
 ALWAYS = """
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 close close_range lseek dup dup2
-    dup3 ioctl open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx
-    statfs fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink
-    unlinkat rename renameat renameat2 link linkat symlink symlinkat truncate ftruncate fallocate fadvise64
-    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat umask flock
-    fsync fdatasync sync_file_range sendfile splice tee copy_file_range mmap munmap mprotect mremap madvise brk msync mlock mlock2 munlock
-    mincore membarrier pkey_alloc pkey_free pkey_mprotect get_mempolicy set_mempolicy mbind pipe pipe2 poll
-    ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd
-    eventfd2 signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime recvmsg sendto recvfrom
-    recvmmsg shutdown getsockopt setsockopt getsockname getpeername futex futex_waitv futex_wait
-    futex_wake futex_requeue get_robust_list set_robust_list set_tid_address rseq rt_sigaction rt_sigprocmask
-    rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pause restart_syscall exit exit_group
-    wait4 waitid getpid getppid gettid getpgrp getpgid getsid getuid geteuid getgid getegid getresuid
-    getresgid getgroups capget nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time times
-    getitimer setitimer alarm timer_create timer_settime timer_gettime timer_getoverrun timer_delete
-    sched_yield sched_getaffinity sched_setaffinity sched_getparam sched_getscheduler sched_get_priority_max
-    sched_get_priority_min sched_setscheduler sched_getattr getpriority setpriority getcpu getrandom getrlimit
-    setrlimit getrusage sysinfo uname arch_prctl landlock_create_ruleset landlock_add_rule
-    landlock_restrict_self
+    dup3 ioctl open openat openat2 creat access faccessat faccessat2 stat lstat fstat newfstatat statx statfs
+    fstatfs readlink readlinkat getdents getdents64 getcwd chdir fchdir mkdir mkdirat rmdir unlink unlinkat
+    rename renameat renameat2 link linkat symlink symlinkat truncate ftruncate fallocate fadvise64 chmod
+    fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes utimensat futimesat umask flock fsync
+    fdatasync sync_file_range sendfile splice tee copy_file_range mmap munmap mprotect mremap madvise brk
+    msync mlock mlock2 munlock mincore membarrier pkey_alloc pkey_free pkey_mprotect get_mempolicy
+    set_mempolicy mbind pipe pipe2 poll ppoll select pselect6 epoll_create epoll_create1 epoll_ctl epoll_wait
+    epoll_pwait epoll_pwait2 eventfd eventfd2 signalfd signalfd4 timerfd_create timerfd_settime
+    timerfd_gettime recvmsg sendto recvfrom recvmmsg shutdown getsockopt setsockopt getsockname getpeername
+    futex futex_waitv futex_wait futex_wake futex_requeue get_robust_list set_robust_list set_tid_address rseq
+    rt_sigaction rt_sigprocmask rt_sigreturn rt_sigpending rt_sigtimedwait rt_sigsuspend sigaltstack pause
+    restart_syscall exit exit_group wait4 waitid getpid getppid gettid getpgrp getpgid getsid getuid geteuid
+    getgid getegid getresuid getresgid getgroups capget nanosleep clock_nanosleep clock_gettime clock_getres
+    gettimeofday time times getitimer setitimer alarm timer_create timer_settime timer_gettime
+    timer_getoverrun timer_delete sched_yield sched_getaffinity sched_setaffinity sched_getparam
+    sched_getscheduler sched_get_priority_max sched_get_priority_min sched_setscheduler sched_getattr
+    getpriority setpriority getcpu getrandom getrlimit setrlimit getrusage sysinfo uname arch_prctl
+    landlock_create_ruleset landlock_add_rule landlock_restrict_self
 """.split()  # noqa: SIM905
 
 WITH_CHILDREN = """

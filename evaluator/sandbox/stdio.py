@@ -39,7 +39,8 @@ def run_stdio(jail: Jail, job: CodeJob, launch: Launch, progress: Callable[[], N
     with ReusedCell(jail, job.limits, launch) as cells:
         for case in job.tests.cases:
             # An output that is longer than the expected one is wrong, however much of it is kept.
-            output_kb = max(job.limits.output_kb, (len(case.expected.encode()) + _SPARE_BYTES) // 1024 + 1)
+            longest = len(case.expected.encode("utf-8", "surrogatepass")) + _SPARE_BYTES
+            output_kb = max(job.limits.output_kb, longest // 1024 + 1)
             outcome = cells.run(case.stdin.encode("utf-8", "surrogatepass"), output_kb)
             scores.append(_score(case, outcome, job.limits, how))
             progress()

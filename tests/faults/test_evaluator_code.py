@@ -41,7 +41,7 @@ from common.messages import (
     Take,
 )
 from evaluator.sandbox.languages import LANGUAGES
-from evaluator.sandbox.programs import missing_tools
+from evaluator.sandbox.tools import missing_tools
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_S = 3.0

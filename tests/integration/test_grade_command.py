@@ -24,10 +24,10 @@ COMMAND = [sys.executable, "-m", "launcher", "grade"]
 # The command with one tool that cannot be found, as on a machine without it.
 WITHOUT = """
 import sys
-from evaluator.sandbox import programs
+from evaluator.sandbox import tools
 from launcher.cli import main
-real = programs.find_tool
-programs.find_tool = lambda name: None if name in sys.argv[1].split(",") else real(name)
+real = tools.find_tool
+tools.find_tool = lambda name: None if name in sys.argv[1].split(",") else real(name)
 sys.exit(main(sys.argv[2:]))
 """
 

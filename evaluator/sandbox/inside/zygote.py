@@ -94,7 +94,12 @@ class Zygote:
             self._reap(int(request["pid"]))
             return
         with socket.socket(fileno=descriptors[0]) as theirs:
-            pid = kernel.clone(sum(kernel.NAMESPACES.values())) if self.tier >= 2 else os.fork()
+            try:
+                pid = kernel.clone(sum(kernel.NAMESPACES.values())) if self.tier >= 2 else os.fork()
+            except OSError as error:
+                what = f"namespaces ({', '.join(kernel.NAMESPACES)})" if self.tier >= 2 else "a process"
+                frames.send(self.control, {"error": f"{what}: {error.strerror}"})
+                return
             if pid == 0:
                 cell.live(theirs, self, request["limits"])
         self.cells.add(pid)
