@@ -74,9 +74,8 @@ class Jail:
         self._generation = 0  # of the zygote
         self.hierarchy = cgroups.find() if self.options.use_cgroups and self.options.tier >= 2 else None
         self.landlock = 0
-        self.verify: Callable[[], object] | None = (
-            None  # called after a restart, before anything runs in the new zygote
-        )
+        # Called after a restart, before anything runs in the new zygote.
+        self.verify: Callable[[], object] | None = None
         with self._lock:
             self._start()
 
