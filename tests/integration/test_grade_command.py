@@ -93,7 +93,7 @@ def grade(*lines: Any, options: tuple[str, ...] = (), command: list[str] | None 
 
 @contextmanager
 def running(*options: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The command under way, in a session of its own."""
+    """The command under way, in a session of its own, where Ctrl-C works even if the tests run in a background job."""
     process = subprocess.Popen(
         [*COMMAND, *options],
         cwd=ROOT,
@@ -101,6 +101,7 @@ def running(*options: str) -> Iterator[subprocess.Popen[bytes]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         yield process
