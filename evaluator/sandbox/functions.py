@@ -22,7 +22,7 @@ from evaluator.sandbox import InfraError
 from evaluator.sandbox.compare import values_match
 from evaluator.sandbox.inside import frames, values
 from evaluator.sandbox.jail import Cell, CellLimits, Jail
-from evaluator.sandbox.job import AssertsTests, CallCase, CallTests, CheckTests, CodeJob, Limits
+from evaluator.sandbox.job import AssertsTests, CallCase, CallTests, CheckTests, CodeJob
 from evaluator.sandbox.scores import TestScore
 from evaluator.sandbox.watch import Watch
 
@@ -119,11 +119,10 @@ class _Session:
     """A program loaded in a cell of its own, its output drained while it is waited for."""
 
     def __init__(self, jail: Jail, job: CodeJob) -> None:
-        self.jail, self.limits, self.loaded = jail, job.limits, False
+        self.limits, self.loaded = job.limits, False
         self._stack = contextlib.ExitStack()
-        self._cells: list[Cell] = []
+        self.cell = jail.spawn(CellLimits(job.limits.memory_mb, job.limits.pids, job.limits.disk_mb))
         try:
-            self.cell = self.spawn(_cell_limits(job.limits))
             self.watch = self._stack.enter_context(Watch(self.cell, job.limits.output_kb))
             ours, theirs = self.pair()
             with theirs:
@@ -143,19 +142,10 @@ class _Session:
         raise NotImplementedError
 
     def close(self) -> float:
-        """End the cells; CPU seconds of all of them."""
+        """End what was started; CPU seconds of all of it."""
         self._stack.close()
-        cpu_s = 0.0
-        if self._cells:
-            self._cells[0].stop()
-        while self._cells:
-            cpu_s += self._cells.pop().close().cpu_s
-        return cpu_s
-
-    def spawn(self, limits: CellLimits) -> Cell:
-        """A cell that `close` ends."""
-        self._cells.append(self.jail.spawn(limits))
-        return self._cells[-1]
+        self.cell.stop()
+        return self.cell.close().cpu_s
 
     def pair(self) -> tuple[socket.socket, socket.socket]:
         """A connection; our end is closed by `close`."""
@@ -165,20 +155,13 @@ class _Session:
 
     def answer(self, stream: socket.socket, max_bytes: int = MAX_SMALL_BYTES) -> dict[str, Any]:
         """The next frame on `stream` within the time of a test; _Stopped for a limit or the end of the stream."""
-        begin = time.monotonic()
-        allowed_s = self.limits.time_s
-        while True:
-            why = self.watch.drain(stream.fileno(), begin + allowed_s, self.cell.limits.memory_mb)
-            if why == "other":
-                break
-            if why == "memory":
-                raise _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
-            allowed_s = self.watch.extended(self.limits.time_s)
-            if begin + allowed_s <= time.monotonic() + 0.01:
-                raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
-        deadline = max(begin + allowed_s, time.monotonic() + _LEAST_READ_S)
+        why, deadline = self.watch.await_within(stream.fileno(), time.monotonic(), self.limits.time_s)
+        if why == "memory":
+            raise _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
+        if why == "time":
+            raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s")
         try:
-            header, _ = frames.receive(stream, max_bytes, deadline)
+            header, _ = frames.receive(stream, max_bytes, max(deadline, time.monotonic() + _LEAST_READ_S))
         except TimeoutError:
             raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
         except frames.TooLarge as error:
@@ -313,10 +296,6 @@ class _JudgedSession(_Session):
         except OSError as error:
             raise InfraError(f"the judge is gone: {error}") from None
         return self.answer(self.judge)
-
-
-def _cell_limits(limits: Limits) -> CellLimits:
-    return CellLimits(limits.memory_mb, limits.pids, limits.disk_mb)
 
 
 def _yours(encoded: Any) -> Any:

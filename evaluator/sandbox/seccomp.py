@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
-import os
 import tempfile
 
 from evaluator.sandbox import InfraError
@@ -109,8 +108,3 @@ def _add(pyseccomp: object, rules: object, action: object, name: str) -> None:
         if isinstance(error, OSError) and error.errno not in (errno.EFAULT, errno.EDOM, errno.EINVAL, None):
             raise
         # A name that this libseccomp or this architecture does not know cannot be called either.
-
-
-def filtered_tier(tier: int) -> str:
-    """What the filter of `tier` is, for the capability report."""
-    return f"{len(program(tier)) // 8} instructions, {os.uname().machine}"

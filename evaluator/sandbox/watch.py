@@ -142,6 +142,18 @@ class Watch:
         finally:
             self._poll.unregister(other)
 
+    def await_within(self, other: int, begin: float, time_s: float) -> tuple[Literal["other", "time", "memory"], float]:
+        """`drain` for `time_s` from `begin` (monotonic), longer where the program was kept from its core; what ended
+        it, and the deadline."""
+        allowed_s = time_s
+        while True:
+            why = self.drain(other, begin + allowed_s, self.cell.limits.memory_mb)
+            if why != "deadline":
+                return why, begin + allowed_s
+            allowed_s = self.extended(time_s)
+            if begin + allowed_s <= time.monotonic() + 0.01:
+                return "time", begin + allowed_s
+
     def finish(self) -> None:
         """Read what is left, once nobody can write any more. Not until the end of the streams: their other ends may be
         kept open by sockets that hold each other, for as long as the kernel likes."""
@@ -181,18 +193,8 @@ def run(
     with Watch(cell, output_kb) as watch:
         begin = time.monotonic()
         watch.start({**header, "time_s": time_s}, blob, stdin, once=once)
-        limit: Limit | None = None
-        allowed_s = time_s
-        while True:
-            why = watch.drain(cell.control.fileno(), begin + allowed_s, cell.limits.memory_mb)
-            if why == "deadline":
-                allowed_s = watch.extended(time_s)
-                if begin + allowed_s > time.monotonic() + 0.01:
-                    continue
-                limit = "time"
-            elif why == "memory":
-                limit = "memory"
-            break
+        why, _ = watch.await_within(cell.control.fileno(), begin, time_s)
+        limit: Limit | None = None if why == "other" else why
         reply = _end(cell, watch, kill=limit is not None)
         watch.finish()
         wall_s = time.monotonic() - begin

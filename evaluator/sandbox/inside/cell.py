@@ -168,7 +168,6 @@ class Cell:
             "exit": code,
             "cpu_s": used,
             "wall_s": wall_s,
-            "max_rss_kb": usage.ru_maxrss,
         }
         frames.send(self.control, reply)
 

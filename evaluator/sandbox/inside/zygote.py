@@ -116,9 +116,7 @@ class Zygote:
         _, status, usage = os.wait4(pid, 0)
         self.cells.discard(pid)
         code = os.waitstatus_to_exitcode(status)
-        frames.send(
-            self.control, {"exit": code, "cpu_s": usage.ru_utime + usage.ru_stime, "max_rss_kb": usage.ru_maxrss}
-        )
+        frames.send(self.control, {"exit": code, "cpu_s": usage.ru_utime + usage.ru_stime})
 
     def map_ids(self) -> None:
         """In a fresh user namespace: be user 1000 there, whoever we are outside."""
