@@ -7,25 +7,15 @@ same resolved YAML (`runs/NAME/config.yaml`), so what one process believes, all 
 
 from __future__ import annotations
 
-import difflib
-import re
-import types
-import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from common.errors import UserError
+from common.config_file import Section, dump_config, load
 
-_SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
-
-
-class Section(BaseModel):
-    """Base of every section: immutable, unknown keys refused. `run.name=7` and `actor.cpu_threads=0` mean strings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
+__all__ = ["RunConfig", "Section", "dump_config", "load_config"]
 
 
 class RunSection(Section):
@@ -45,11 +35,41 @@ class ReasoningGymSource(Section):
 
 
 class FieldMap(Section):
-    """Column names of a user's dataset. The defaults are zeroq's own JSON-lines schema."""
+    """Columns of a user's dataset, by convention and by name (recipes/columns.py). The defaults are zeroq's schema.
 
-    prompt: str = "prompt"
-    answer: str = "answer"
-    solution: str = "solution"
+    Names may be dotted paths (`reward_model.ground_truth`); one that differs from its default wins over a convention's.
+    """
+
+    convention: Literal["auto", "zeroq", "trl", "verl", "openrlhf", "open_r1"] = Field(
+        "auto", description="Whose columns these are; auto: told by the first row's columns, and said."
+    )
+    prompt: str = Field("prompt", min_length=1, description="The problem: text, or a list of chat messages.")
+    answer: str = Field("answer", min_length=1, description="The gold answer.")
+    solution: str = Field("solution", min_length=1, description="A worked solution or reference program.")
+    input_key: str | None = Field(None, min_length=1, description="OpenRLHF's name for `prompt`.")
+    label_key: str | None = Field(None, min_length=1, description="OpenRLHF's name for `answer`.")
+
+    @model_validator(mode="after")
+    def _named_once(self) -> FieldMap:
+        for ours, default, theirs in (("prompt", "prompt", "input_key"), ("answer", "answer", "label_key")):
+            name = getattr(self, theirs)
+            if name is None:
+                continue
+            if self.convention not in ("auto", "openrlhf"):
+                raise ValueError(f"{theirs} is OpenRLHF's; with convention: {self.convention} name it {ours}: {name}")
+            if getattr(self, ours) not in (default, name):
+                raise ValueError(f"{ours}: {getattr(self, ours)} and {theirs}: {name} name the same column; keep one")
+        return self
+
+
+class GeneralSection(Section):
+    """General prompts (no gold answer, rewards by preference models): only in the last steps of a run."""
+
+    source: str = Field(description="Where from, as data.train: file, directory or name of a Hugging Face dataset.")
+    last_steps: int = Field(400, ge=1, description="Optimizer steps at the end that draw from it (R1: 400 of 1,700).")
+    share: float = Field(0.5, gt=0, le=1, description="Share of those steps' tasks that are general.")
+    fields: FieldMap | None = Field(None, description="Column names, also of data.general_eval; null: data.fields.")
+    split: str | None = Field(None, description="Split of a Hugging Face dataset; null: data.split.")
 
 
 class DataSection(Section):
@@ -61,6 +81,10 @@ class DataSection(Section):
     )
     eval: str | ReasoningGymSource | None = Field(None, description="Held-out problems; null: split off from train.")
     eval_size: int = Field(200, ge=1, description="Held-out problems used for in-loop evaluation.")
+    general: GeneralSection | None = Field(None, description="General prompts for the last steps; null: none.")
+    general_eval: str | None = Field(
+        None, description="Held-out general prompts: evaluations report the mean of each reward over them."
+    )
     template: Literal["r1_zero", "bare", "chat"] = Field("r1_zero", description="Prompt template (recipes/prompts.py).")
     fields: FieldMap = FieldMap()
     split: str = Field("train", description="Split of a Hugging Face dataset.")
@@ -72,6 +96,10 @@ class RolloutSection(Section):
 
     group_size: int = Field(16, ge=2, le=256, description="G, rollouts per task (R1: 16).")
     max_tokens: int = Field(1024, ge=1, description="Longest completion, tokens.")
+    max_tokens_schedule: list[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]]] = Field(
+        default_factory=list,
+        description="[[step, tokens], ...]: from that optimizer step on, another limit (R1-Zero: [[8200, 65536]]).",
+    )
     temperature: float = Field(1.0, gt=0, le=10)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=0, description="0: off.")
@@ -84,18 +112,46 @@ class RolloutSection(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _in_order(self) -> RolloutSection:
+        steps = [step for step, _ in self.max_tokens_schedule]
+        if steps != sorted(set(steps)):
+            raise ValueError(f"max_tokens_schedule: steps must rise, got {steps}")
+        return self
+
+    def max_tokens_at(self, step: int) -> int:
+        """Longest completion of a task for optimizer step `step` (from 0), tokens."""
+        return next((tokens for first, tokens in reversed(self.max_tokens_schedule) if step >= first), self.max_tokens)
+
+    @property
+    def longest(self) -> int:
+        """The largest limit of all steps, tokens."""
+        return max([self.max_tokens, *(tokens for _, tokens in self.max_tokens_schedule)])
+
+
+ColumnValue = str | int | float | bool | None
+
 
 class RewardComponent(Section):
     """One named reward. Its weighted value is added; every component is reported on its own."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
-    kind: Literal["accuracy", "format", "language", "function"] = "accuracy"
+    kind: Literal["accuracy", "format", "language", "function", "reward_model"] = "accuracy"
     weight: float = 1.0
+    when: dict[str, ColumnValue | list[ColumnValue]] = Field(
+        default_factory=dict,
+        description="Applies only to problems whose columns have these values (one, or one of a list; null: absent).",
+    )
     function: str | None = Field(None, description="module:function with TRL's reward signature (kind: function).")
-    language: str = Field("en", description="Target language (kind: language).")
+    model: str | None = Field(None, description="Directory of a trained reward model (kind: reward_model).")
+    language: str = Field("en", description="Target language, or auto: the problem's own (kind: language).")
     mode: Literal["strict", "lenient"] = Field(
         "strict", description="Whether text around the two parts is refused or allowed (kind: format)."
     )
+
+    def applies(self, columns: Mapping[str, Any]) -> bool:
+        """Whether this component is for a problem with these columns."""
+        return all(_is_among(columns.get(name), wanted) for name, wanted in self.when.items())
 
     @model_validator(mode="after")
     def _mode_applies(self) -> RewardComponent:
@@ -110,6 +166,25 @@ class RewardComponent(Section):
         if self.function is not None and self.function.count(":") != 1:
             raise ValueError(f"function must read 'module:name', got {self.function!r}")
         return self
+
+    @model_validator(mode="after")
+    def _model_given(self) -> RewardComponent:
+        if (self.kind == "reward_model") != (self.model is not None):
+            raise ValueError("kind: reward_model needs model: DIRECTORY, and only that kind takes one")
+        return self
+
+    @model_validator(mode="after")
+    def _when_can_match(self) -> RewardComponent:
+        empty = [name for name, wanted in self.when.items() if wanted == []]
+        if empty:
+            raise ValueError(f"when.{empty[0]} is an empty list, which no problem matches; name its values")
+        return self
+
+
+def _is_among(value: Any, wanted: ColumnValue | list[ColumnValue]) -> bool:
+    """Whether a column's value is one of those wanted. `true` is not 1, and "3" is not 3."""
+    choices = wanted if isinstance(wanted, list) else [wanted]
+    return any(isinstance(value, bool) == isinstance(choice, bool) and value == choice for choice in choices)
 
 
 class RewardSection(Section):
@@ -158,6 +233,36 @@ class LossSection(Section):
         0.0, ge=0, description="beta of the k3 KL term against the reference policy; 0: no reference."
     )
     constant_length: int | None = Field(None, ge=1, description="Denominator of aggregation: constant.")
+    dual_clip: float | None = Field(
+        None, gt=1, description="Bound of ratio times advantage below 0; null: off (at 3 it defeats clip_high: 10)."
+    )
+    objective: Literal["ppo", "gspo", "cispo"] = Field(
+        "ppo", description="Ratio per token (GRPO), per sequence (GSPO), or a clipped weight without gradient (CISPO)."
+    )
+    proximal: Literal["none", "recompute"] = Field(
+        "none",
+        description="Anchor of the clipped ratio: the sampler's log-probabilities, or those that the learner itself "
+        "computes under the weights of the last publish (decoupled objective).",
+    )
+    importance: Literal["none", "tis_token", "tis_sequence", "icepop"] = Field(
+        "none", description="Limit of the weight pi_proximal / pi_sampler; needs proximal: recompute."
+    )
+    importance_cap: float = Field(2.0, gt=0, description="Largest weight (importance: tis_token, tis_sequence).")
+    importance_low: float = Field(0.5, ge=0, description="Smallest ratio not masked (importance: icepop).")
+    importance_high: float = Field(5.0, gt=0, description="Largest ratio not masked (importance: icepop).")
+
+    @model_validator(mode="after")
+    def _weighted(self) -> LossSection:
+        if self.importance != "none" and self.proximal == "none":
+            raise ValueError(
+                f"importance: {self.importance} limits the weight of a proximal policy; set proximal: recompute, or "
+                "importance: none"
+            )
+        if self.dual_clip is not None and self.objective == "cispo":
+            raise ValueError("dual_clip bounds a ratio's loss, and objective: cispo has none; leave it out")
+        if self.importance_low > self.importance_high:
+            raise ValueError(f"importance_low {self.importance_low} is above importance_high {self.importance_high}")
+        return self
 
     @model_validator(mode="after")
     def _constant(self) -> LossSection:
@@ -166,24 +271,39 @@ class LossSection(Section):
         return self
 
 
-class LearnerSection(Section):
-    """The learner pool."""
+class TrainingSection(Section):
+    """What every training process has, RL or supervised."""
 
     ranks: int = Field(1, ge=1, description="FSDP2 ranks (torchrun processes).")
     device: Literal["cpu", "cuda"] = "cuda"
     dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="Compute type; master weights are float32.")
+    betas: tuple[float, float] = (0.9, 0.95)
+    max_grad_norm: float = Field(1.0, gt=0)
+    tokens_per_microbatch: int = Field(16_384, ge=1, description="Packing budget.")
+    recompute: bool = Field(
+        False,
+        description="Of each block keep only its input for the backward pass and compute the rest again: less memory, "
+        "a third more work.",
+    )
+    checkpoint_every_steps: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(3, ge=1)
+    num_threads: int | None = Field(None, ge=1, description="PyTorch threads per rank (CPU).")
+    gpu_memory_fraction: float | None = Field(None, gt=0, le=1, description="Cap when sharing a card with an actor.")
+    collective_timeout_s: float = Field(600.0, gt=0)
+
+
+class LearnerSection(TrainingSection):
+    """The learner pool."""
+
     lr: float = Field(1e-6, gt=0)
     lr_schedule: Literal["constant", "cosine", "linear"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     weight_decay: float = Field(0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float = Field(1.0, gt=0)
     max_steps: int = Field(1000, ge=1, description="Optimizer steps.")
     groups_per_step: int = Field(32, ge=1, description="Groups per optimizer step (R1: 32 questions).")
     steps_per_publish: int = Field(1, ge=1)
     max_staleness: int = Field(2, ge=0, le=1024, description="eta, in publishes; 0 is synchronous.")
     staleness_policy: Literal["mask", "drop", "pace"] = "mask"
-    tokens_per_microbatch: int = Field(16_384, ge=1, description="Packing budget.")
     advantage_scale: Literal["std", "none"] = "std"
     advantage_ddof: Literal[0, 1] = 0
     advantage_eps: float = Field(1e-6, ge=0)
@@ -197,11 +317,6 @@ class LearnerSection(Section):
         None, ge=1, description="Replace the reference by the policy (R1: 400)."
     )
     loss: LossSection = LossSection()
-    checkpoint_every_steps: int = Field(100, ge=1)
-    keep_checkpoints: int = Field(3, ge=1)
-    num_threads: int | None = Field(None, ge=1, description="PyTorch threads per rank (CPU).")
-    gpu_memory_fraction: float | None = Field(None, gt=0, le=1, description="Cap when sharing a card with an actor.")
-    collective_timeout_s: float = Field(600.0, gt=0)
 
 
 class ActorSection(Section):
@@ -235,6 +350,9 @@ class EvaluatorSection(Section):
     sandbox_tier: Literal[1, 2, 3] = Field(
         2, description="The least isolation of programs (docs/evaluators.md); below it evaluators refuse to start."
     )
+    reward_model_device: Literal["cpu", "cuda"] = Field("cpu", description="Where reward models score.")
+    reward_model_dtype: Literal["float32", "bfloat16"] = "float32"
+    reward_model_tokens: int = Field(16_384, ge=1, description="Tokens of a reward model's batch, padding included.")
 
 
 class BrokerSection(Section):
@@ -272,13 +390,61 @@ class EvalSection(Section):
     greedy: bool = True
 
 
-class RunConfig(Section):
-    """The whole of it."""
+class TrackerSection(Section):
+    """Which experiment trackers the metrics go to as well."""
+
+    to: list[Literal["wandb", "tensorboard", "trackio"]] = Field(
+        default_factory=list, description="Trackers that get metrics.jsonl's rows beside the file."
+    )
+    project: str = Field("zeroq", min_length=1, max_length=128, description="Project of wandb and trackio.")
+
+    @model_validator(mode="after")
+    def _once_each(self) -> TrackerSection:
+        if len(set(self.to)) != len(self.to):
+            raise ValueError(f"to: {', '.join(self.to)}: name each tracker once")
+        return self
+
+
+class LoggingSection(TrackerSection):
+    """What is kept of an RL run for reading, and its trackers."""
+
+    samples_per_step: int | None = Field(
+        8, ge=0, description="Training rollouts kept in samples/*.parquet each step; 0: none, null: all."
+    )
+    samples_max_mb: int = Field(1024, ge=1, description="Size in MB of samples/ at which no more are kept.")
+
+
+class HubSection(Section):
+    """Uploading checkpoints to the Hugging Face hub. A failed upload never ends a run."""
+
+    push_to: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="Repository NAMESPACE/NAME for the last checkpoint; null: none."
+    )
+    private: bool = Field(True, description="Visibility of a repository that is made.")
+    revision: str | None = Field(None, min_length=1, description="Branch to push to; null: main.")
+    every_checkpoint: bool = Field(False, description="Push each checkpoint as it is saved, not only the last.")
+
+    @model_validator(mode="after")
+    def _has_target(self) -> HubSection:
+        if self.push_to is None and (self.every_checkpoint or self.revision is not None):
+            raise ValueError("every_checkpoint and revision need push_to: NAMESPACE/NAME")
+        return self
+
+
+class CommonConfig(Section):
+    """What every kind of run has: RL runs, and the supervised jobs of common/job_config.py."""
 
     model: str = Field(description="Hugging Face directory or name; 'tiny' makes a small random model in the run.")
     seed: int = Field(0, ge=0)
     resume: str = Field("never", description="never | auto | PATH of a checkpoint.")
     run: RunSection = RunSection()
+    logging: TrackerSection = TrackerSection()
+    hub: HubSection = HubSection()
+
+
+class RunConfig(CommonConfig):
+    """The whole of it."""
+
     data: DataSection
     rollout: RolloutSection = RolloutSection()
     reward: RewardSection = RewardSection()
@@ -289,6 +455,7 @@ class RunConfig(Section):
     broker: BrokerSection = BrokerSection()
     weights: WeightsSection = WeightsSection()
     eval: EvalSection = EvalSection()
+    logging: LoggingSection = LoggingSection()
 
     @model_validator(mode="after")
     def _consistent(self) -> RunConfig:
@@ -310,106 +477,5 @@ class RunConfig(Section):
 
 
 def load_config(path: str | Path, overrides: list[str] | None = None) -> RunConfig:
-    """Read YAML, apply `key=value` overrides, validate.
-
-    Raises UserError (one line: file or override, key, value, remedy) for anything wrong.
-    """
-    path = Path(path)
-    tree = _read_yaml(path)
-    origins: dict[str, str] = {}
-    for override in overrides or []:
-        key = _apply_override(tree, override)
-        origins[key] = override
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise UserError(_explain(error, path, origins)) from None
-
-
-def dump_config(config: RunConfig, path: Path) -> None:
-    """Write the resolved configuration as YAML that `load_config` reads back to an equal object."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such configuration file; the ones shipped are in recipes/configs/") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the configuration: {error}") from None
-    try:
-        tree = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UserError(f"{where}: not valid YAML: {problem}") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"{path}: a configuration is a mapping of keys, found {type(tree).__name__}")
-    return tree
-
-
-def _apply_override(tree: dict[str, Any], override: str) -> str:
-    key, separator, text = override.partition("=")
-    if not separator or not key or any(not part for part in key.split(".")):
-        raise UserError(f"override {override!r}: expected key=value, such as learner.lr=1e-6")
-    try:
-        value = _yaml_scalar(text)
-    except yaml.YAMLError as error:
-        problem = " ".join(str(error).split())
-        raise UserError(f"override {override!r}: the value is not valid YAML: {problem}") from None
-    *parents, last = key.split(".")
-    node = tree
-    for parent in parents:
-        child = node.get(parent)
-        if not isinstance(child, dict):  # a scalar or a missing section becomes a section
-            child = {}
-            node[parent] = child
-        node = child
-    node[last] = value
-    return key
-
-
-def _yaml_scalar(text: str) -> Any:
-    """YAML value of an override. YAML 1.1 reads `1e-6` as a string; a person means a number (quoted: a string)."""
-    if _SCIENTIFIC.fullmatch(text):
-        return float(text)
-    return yaml.safe_load(text) if text else ""
-
-
-def _explain(error: ValidationError, path: Path, origins: dict[str, str]) -> str:
-    first = error.errors(include_url=False)[0]
-    location = [str(part) for part in first["loc"] if part not in ("str", "ReasoningGymSource")]
-    key = ".".join(location)
-    origin = next((f"override {o!r}" for k, o in origins.items() if key == k or key.startswith(k + ".")), str(path))
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = (
-            f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known keys here: {', '.join(known)}"
-        )
-        return f"{origin}: unknown key {key}; {hint}{more}"
-    if first["type"] == "missing":
-        return f"{origin}: {key} is missing; set it in the file or as {key}=VALUE{more}"
-    message = first["msg"].removeprefix("Value error, ")
-    shown = f" = {first['input']!r}" if key and not isinstance(first["input"], dict) else ""
-    return f"{origin}: {key or 'configuration'}{shown}: {message}{more}"
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    model: Any = RunConfig
-    for part in location:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        annotation = field.annotation
-        if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-            annotation = next((a for a in typing.get_args(annotation) if _is_model(a)), None)
-        model = annotation
-    return sorted(model.model_fields) if _is_model(model) else []
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    """A run's configuration; UserError (one line) for anything wrong."""
+    return load(RunConfig, path, overrides)

@@ -6,6 +6,10 @@ verdicts, by a lost lease or by a stop; produces SubmitVerdicts, or ReturnLease 
 `evaluator.max_concurrent_groups` desks (threads) share one broker client and one pool of worker processes. A grader
 that breaks returns its lease as failed and the desk pauses, longer each time; after MAX_FAILURES_IN_A_ROW the whole
 process gives up, since by then it is the evaluator that is broken, and it would burn the attempts of every task.
+
+A reward that is at fault itself (a user's function, components of which none applies) ends the run as a user's error
+that names run, task and function: at once if the same task would fail again, else at the task's last attempt. Groups
+would go to the dead letters one by one otherwise, and nobody would know.
 """
 
 from __future__ import annotations
@@ -20,16 +24,18 @@ from typing import TYPE_CHECKING
 from common.cli import Process
 from common.client import BrokerClient
 from common.config import RunConfig
-from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError
+from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError, ZeroqError
 from common.lifecycle import StopFlag, wait_for_endpoint
 from common.messages import Header, Lease, LeaseWork, Refused, ReturnLease, SubmitVerdicts, Verdict
+from common.reward_model import read_reward_model
 from common.wire import Envelope
 from evaluator import metrics
-from evaluator.compose import TICK_S, check_reward, grade_group
+from evaluator.compose import TICK_S, RewardFault, check_reward, grade_group
 from evaluator.graders import CODE
 from evaluator.lease import LeaseKeeper, Task
 from evaluator.pool import GRADER_MEMORY_BYTES, Call, CallFailed, WorkerPool
 from evaluator.sandbox import InfraError
+from evaluator.scoring.client import ScoringClient, ScoringSettings
 
 if TYPE_CHECKING:
     from evaluator.sandbox.grader import CodeGrader
@@ -49,34 +55,34 @@ class Stopping(Exception):
 
 
 class Graders:
-    """The worker pools of a process: one for our graders, one for the user's functions if there are any."""
+    """The workers of a process: a pool for our graders, one for the user's functions, one worker for reward models."""
 
     def __init__(self, config: RunConfig) -> None:
         self.reward = config.reward
         self.function_limit_s = config.broker.grade_lease_s * FUNCTION_SHARE_OF_LEASE
         check_reward(self.reward)
+        self.scoring = _start_scoring(config)  # it loads while the pools start
         size = min(len(os.sched_getaffinity(0)), config.evaluator.max_concurrent_groups)
         warm = ["evaluator.graders.math_answer:self_test", "evaluator.graders.reasoning_gym_answer:self_test"]
         if any(component.kind == "language" for component in self.reward.components):
             warm.append("evaluator.graders.language:self_test")
-        self.pool = _start(size, warm)
+        self.pool: WorkerPool | None = None
         self.functions: WorkerPool | None = None
         self._section = config.evaluator
         self._sandbox: CodeGrader | None = None
         self._sandbox_lock = threading.Lock()
-        if config.evaluator.code == "on":
-            try:
+        try:
+            self.pool = _start(size, warm)
+            if config.evaluator.code == "on":
                 self.sandbox()
-            except BaseException:
-                self.close()
-                raise
-        if any(component.kind == "function" for component in self.reward.components):
-            try:
+            if any(component.kind == "function" for component in self.reward.components):
                 self.functions = _start(size, [], memory_bytes=None)
                 self._check_functions(self.functions)
-            except BaseException:
-                self.close()
-                raise
+            if self.scoring is not None:
+                self._await_scoring(self.scoring)
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Graders:
         return self
@@ -86,7 +92,10 @@ class Graders:
 
     def close(self) -> None:
         """Kill all workers."""
-        self.pool.close()
+        if self.scoring is not None:
+            self.scoring.close()
+        if self.pool is not None:
+            self.pool.close()
         if self._sandbox is not None:
             self._sandbox.close()
         if self.functions is not None:
@@ -124,8 +133,17 @@ class Graders:
             function_limit_s=self.function_limit_s,
             group=task.lease.lease_id,
             sandbox=self.sandbox() if task.spec.get("kind") == CODE and self._section.code != "off" else None,
+            scorer=self.scoring,
             on_tick=tick,
         )
+
+    def _await_scoring(self, scoring: ScoringClient) -> None:
+        try:
+            scoring.await_start()
+        except UserError as error:
+            raise UserError(f"reward.components: {error}") from None
+        except CallFailed as error:
+            raise RunFailure(str(error)) from None
 
     def _check_functions(self, functions: WorkerPool) -> None:
         for index, component in enumerate(self.reward.components):
@@ -141,13 +159,24 @@ class Graders:
 
 
 class Desk:
-    """Grades one group at a time."""
+    """Grades one group at a time. `run_name` is for errors; `max_attempts` is the broker's."""
 
-    def __init__(self, client: BrokerClient, graders: Graders, stop: StopFlag, health: Health) -> None:
+    def __init__(
+        self,
+        client: BrokerClient,
+        graders: Graders,
+        stop: StopFlag,
+        health: Health,
+        *,
+        run_name: str = "",
+        max_attempts: int = 3,
+    ) -> None:
         self._client, self._graders, self._stop, self._health = client, graders, stop, health
+        self._run_name, self._max_attempts = run_name, max_attempts
 
     def work(self) -> None:
-        """lease -> grade -> submit until a stop is asked for; RunFailure when this process cannot go on."""
+        """lease -> grade -> submit until a stop is asked for. RunFailure when this process cannot go on, UserError when
+        the reward is at fault."""
         try:
             while not self._stop:
                 envelope = self._lease()
@@ -174,13 +203,23 @@ class Desk:
         assert isinstance(lease, Lease)
         begin = time.perf_counter()
         with metrics.LEASES.track_inprogress():
+            row = "unknown"
             try:
-                verdicts = self._graders.grade(Task(envelope), LeaseKeeper(self._client, lease), self._stop)
+                task = Task(envelope)
+                row = str(task.spec.get("id") or task.prompt[:40])
+                verdicts = self._graders.grade(task, LeaseKeeper(self._client, lease), self._stop)
             except LeaseLost as error:
                 metrics.GROUPS.labels("lost").inc()
                 log.info("%s; verdicts discarded", error)
             except Stopping:
                 self._give_back(lease, failed=False, reason="evaluator stopping")
+            except RewardFault as fault:
+                self._give_back(lease, failed=not self._stop, reason=str(fault))
+                text = f"run {self._run_name}, task {lease.task_id} (row {row!r}): {fault}"
+                if (fault.final or lease.attempt + 1 >= self._max_attempts) and not self._stop:
+                    remedy = "what was trained is kept: correct the reward and go on with resume=auto"
+                    raise UserError(f"{text}; {remedy}") from None
+                self._health.failed(text, self._stop, UserError)
             except (CallFailed, WireError) as error:
                 self._give_back(lease, failed=not self._stop, reason=str(error))
                 self._health.failed(str(error), self._stop)
@@ -252,13 +291,13 @@ class Health:
         with self._lock:
             self._in_a_row = 0
 
-    def failed(self, reason: str, stop: StopFlag) -> None:
-        """Pause after a failure; RunFailure when there were too many without a success between them."""
+    def failed(self, reason: str, stop: StopFlag, error: type[ZeroqError] = RunFailure) -> None:
+        """Pause after a failure; raises an `error` when there were too many without a success between them."""
         with self._lock:
             self._in_a_row += 1
             count = self._in_a_row
         if count >= MAX_FAILURES_IN_A_ROW and not stop:
-            raise RunFailure(f"{count} groups in a row could not be graded; the last: {reason}")
+            raise error(f"{count} groups in a row could not be graded; the last: {reason}")
         stop.wait(min(0.1 * 2.0**count, MAX_PAUSE_S))
 
 
@@ -273,12 +312,34 @@ def run(process: Process) -> None:
                 raise RunFailure(str(error)) from None
             health = Health()
             num_desks = process.config.evaluator.max_concurrent_groups
-            log.info("grading up to %d groups at once in %d workers", num_desks, len(graders.pool.pids))
-            with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as desks:
-                work = [desks.submit(Desk(client, graders, process.stop, health).work) for _ in range(num_desks)]
+            log.info("grading up to %d groups at once", num_desks)
+            name, attempts = process.paths.root.name, process.config.broker.max_attempts
+            with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as pool:
+                desks = [
+                    Desk(client, graders, process.stop, health, run_name=name, max_attempts=attempts)
+                    for _ in range(num_desks)
+                ]
+                work = [pool.submit(desk.work) for desk in desks]
                 done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            for desk in done:
-                desk.result()
+            for ended in done:
+                ended.result()
+
+
+def _start_scoring(config: RunConfig) -> ScoringClient | None:
+    """The worker for the reward models that the configuration names; None without any."""
+    models = {c.model: read_reward_model(c.model) for c in config.reward.components if c.model is not None}
+    if not models:
+        return None
+    section = config.evaluator
+    return ScoringClient(
+        models,
+        ScoringSettings(
+            section.reward_model_device,
+            section.reward_model_dtype,
+            section.reward_model_tokens,
+            silence_s=config.broker.grade_lease_s * FUNCTION_SHARE_OF_LEASE,
+        ),
+    )
 
 
 def _start(size: int, warm: list[str], memory_bytes: int | None = GRADER_MEMORY_BYTES) -> WorkerPool:

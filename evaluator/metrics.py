@@ -40,3 +40,22 @@ PROGRAM_CPU_SECONDS = Counter(
     ["language"],
     registry=REGISTRY,
 )
+SCORES = Counter("zeroq_evaluator_scores", "Responses scored by reward models.", ["kind"], registry=REGISTRY)
+SCORES_CUT = Counter(
+    "zeroq_evaluator_scores_cut", "Of these, texts longer than their model reads.", ["kind"], registry=REGISTRY
+)
+SCORE_TOKENS = Counter(
+    "zeroq_evaluator_score_tokens", "Tokens that reward models read, without padding.", ["kind"], registry=REGISTRY
+)
+SCORE_BATCH_SIZE = Histogram(
+    "zeroq_evaluator_score_batch_size",
+    "Responses in one batch of a reward model.",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256),
+    registry=REGISTRY,
+)
+SCORE_BATCH_SECONDS = Histogram(
+    "zeroq_evaluator_score_batch_seconds", "Forward pass of one batch.", buckets=_SECONDS, registry=REGISTRY
+)
+SCORING_WORKERS_REPLACED = Counter(
+    "zeroq_evaluator_scoring_workers_replaced", "Scoring workers that died or were silent.", registry=REGISTRY
+)

@@ -3,7 +3,8 @@
 loop.py         take -> pack -> step -> publish -> release
 feed.py         tasks in       intake.py      groups out (gate 3)      evaluation.py   held-out problems
 batch.py        groups to a training batch     packing.py    a batch to micro-batches
-trainer.py      one optimizer step             sft.py        the supervised cold start
+trainer.py      one optimizer step             sft.py         supervised steps, the cold start
+supervised.py corpus.py supervised_log.py      the supervised job (`zeroq sft`), its data and its log
 advantage.py loss.py head.py attention.py      mathematics
 model.py optimizer.py ranks.py checkpoint.py   what they run on
 weights/        publishing to actors

@@ -25,6 +25,8 @@ from learner.packing import Sequences
 from learner.ranks import Ranks
 
 Staleness = Literal["mask", "drop", "pace"]
+MAX_SOURCES = 16
+"""Sources told apart in one step's figures."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class TakenGroup:
     logprobs_T: NDArray[np.float32]
     versions_T: NDArray[np.int32]
     texts: bytes
+    source: str | None = None
+    """Where its problem is from, as the feed knows."""
+    prompt: bytes = b""
+    """The prompt's text, for reading."""
 
     @classmethod
     def of(cls, envelope: Envelope) -> TakenGroup:
@@ -49,6 +55,7 @@ class TakenGroup:
             envelope.array("logprobs", "float32"),
             envelope.array("versions", "int32"),
             envelope.blob("texts"),
+            prompt=envelope.blob("prompt"),
         )
 
     @property
@@ -112,6 +119,11 @@ class BatchFigures:
     frac_reward_zero_std: float
     rewards: dict[str, tuple[float, float]]
     """Mean and standard deviation of each reward component over the rollouts that have it."""
+    reward_lengths: dict[str, tuple[float, float | None]]
+    """Of those rollouts: mean length in tokens, and the correlation of value and length (None where one is constant).
+    """
+    by_source: dict[str, tuple[float, float]]
+    """Mean reward and mean length (tokens) of the rollouts of each source of problems."""
     outcomes: dict[str, int]
     mean_length: float
     min_length: int
@@ -151,6 +163,7 @@ def build_batch(
         torch.from_numpy(mask_T),
         advantages_N,
     )
+    components = _components(groups)
     stds = [float(np.std([v.reward for v in group.header.verdicts])) for group in groups]
     counted, counts = np.unique(staleness_T[mask_T], return_counts=True)
     figures = BatchFigures(
@@ -158,7 +171,9 @@ def build_batch(
         reward=float(rewards_N.mean()),
         reward_std=float(np.mean(stds)),
         frac_reward_zero_std=float(np.mean([len({v.reward for v in g.header.verdicts}) == 1 for g in groups])),
-        rewards=_components(groups),
+        rewards={name: (float(np.mean(v)), float(np.std(v))) for name, (v, _) in components.items()},
+        reward_lengths={name: (float(np.mean(n)), _correlation(v, n)) for name, (v, n) in components.items()},
+        by_source=_by_source(groups),
         outcomes={name: sum(v.outcome == name for v in verdicts) for name in sorted({v.outcome for v in verdicts})},
         mean_length=float(lengths_N.mean()),
         min_length=int(lengths_N.min()),
@@ -202,11 +217,40 @@ def _pairs(group: TakenGroup) -> list[tuple[NDArray[np.int32], NDArray[np.int32]
     return [(group.prompt_ids, tokens) for tokens in np.split(group.token_ids_T, ends[:-1])]
 
 
-def _components(groups: Sequence[TakenGroup]) -> dict[str, tuple[float, float]]:
-    values: dict[str, list[float]] = {}
+def _components(groups: Sequence[TakenGroup]) -> dict[str, tuple[list[float], list[int]]]:
+    """Values of each reward component, and lengths, of the rollouts that it applies to."""
+    values: dict[str, tuple[list[float], list[int]]] = {}
     for group in groups:
-        for verdict in group.header.verdicts:
+        for verdict, length in zip(group.header.verdicts, group.lengths, strict=True):
             for name, value in verdict.rewards.items():
                 if value is not None:
-                    values.setdefault(name, []).append(value)
-    return {name: (float(np.mean(v)), float(np.std(v))) for name, v in sorted(values.items())}
+                    own = values.setdefault(name, ([], []))
+                    own[0].append(value)
+                    own[1].append(length)
+    return dict(sorted(values.items()))
+
+
+def _correlation(values: Sequence[float], lengths: Sequence[int]) -> float | None:
+    """Pearson's; None where one of them is constant."""
+    if len(set(values)) < 2 or len(set(lengths)) < 2:
+        return None
+    return float(np.corrcoef(values, lengths)[0, 1])
+
+
+def _by_source(groups: Sequence[TakenGroup]) -> dict[str, tuple[float, float]]:
+    """Mean reward and length by source, the most frequent first; past MAX_SOURCES they are one, `other`."""
+    parts: dict[str, list[TakenGroup]] = {}
+    for group in groups:
+        if group.source is not None:
+            parts.setdefault(group.source, []).append(group)
+    ranked = sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))
+    kept = dict(ranked[:MAX_SOURCES])
+    if len(ranked) > MAX_SOURCES:
+        kept["other"] = kept.get("other", []) + [group for _, own in ranked[MAX_SOURCES:] for group in own]
+    return {
+        source: (
+            float(np.mean([verdict.reward for group in own for verdict in group.header.verdicts])),
+            float(np.mean([length for group in own for length in group.lengths])),
+        )
+        for source, own in kept.items()
+    }

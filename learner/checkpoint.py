@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -34,7 +34,9 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from common.errors import RunFailure, UserError
-from learner.trainer import Trainer
+from learner.model import Policy
+from learner.optimizer import Optimizer
+from learner.ranks import Ranks
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +63,19 @@ class TrainingState:
     """Running totals (tokens, groups) and figures measured before training."""
 
 
+class Trained(Protocol):
+    """What a checkpoint holds: an RL trainer, or a supervised one (without a reference)."""
+
+    @property
+    def policy(self) -> Policy: ...
+    @property
+    def reference(self) -> Policy | None: ...
+    @property
+    def optimizer(self) -> Optimizer: ...
+    @property
+    def ranks(self) -> Ranks: ...
+
+
 class CheckpointStore:
     """The checkpoints of one run. `save` and `load` are collective."""
 
@@ -68,7 +83,7 @@ class CheckpointStore:
         self.directory = directory
         self.keep = keep
 
-    def save(self, trainer: Trainer, state: TrainingState, source: str | Path) -> Path:
+    def save(self, trainer: Trained, state: TrainingState, source: str | Path) -> Path:
         """Write `step-N` and prune older ones; returns its path. `source`: where tokenizer files are copied from.
 
         RunFailure when it cannot be written (disk full): earlier checkpoints stay as they are.
@@ -183,7 +198,7 @@ def verify(path: Path) -> dict[str, Any]:
     return dict(manifest)
 
 
-def restore(path: Path, trainer: Trainer) -> TrainingState:
+def restore(path: Path, trainer: Trained) -> TrainingState:
     """Load what `save` wrote, besides the weights (the policy is loaded from `path` as any model); collective."""
     state = TrainingState(**json.loads((path / "trainer" / "state.json").read_text()))
     module, adam = trainer.policy.module, trainer.optimizer.adam
@@ -226,7 +241,7 @@ def _companions(source: str | Path) -> list[Path]:
         if file.is_file()
         and not file.name.startswith(".")
         and not file.name.endswith(_WEIGHT_FILES)
-        and file.name not in ("manifest.json", "config.json", "generation_config.json")
+        and file.name not in ("manifest.json", "config.json", "generation_config.json", "reward_model.json")
         and file.stat().st_size <= _MAX_COPIED_BYTES
     ]
 
@@ -242,7 +257,7 @@ def _untied(weights: dict[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def _gather_random_states(trainer: Trainer) -> list[torch.Tensor]:
+def _gather_random_states(trainer: Trained) -> list[torch.Tensor]:
     """Random state of each rank."""
     own = torch.get_rng_state()
     if trainer.ranks.size == 1:

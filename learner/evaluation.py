@@ -6,6 +6,9 @@ training. Figures belong to the step and version at which they were submitted. R
     pass@1    mean over problems and samples of "the verdict passed"
     greedy    the same for the one completion at temperature 0
     cons@k    share of problems whose most frequent answer passed (ties: the answer that came first)
+
+General prompts (`data.general_eval`) have no right answer: of them, the mean of each reward component is reported, over
+the completions that it applies to.
 """
 
 from __future__ import annotations
@@ -15,17 +18,18 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from common.client import BrokerClient
 from common.config import RunConfig
 from common.errors import RunFailure
 from common.messages import Ack, AddTask, Refused, Release, Sampling
+from common.wire import Array
 from learner.batch import TakenGroup
 from learner.feed import REPLY_TIMEOUT_S, ProblemFile, task_payload
 from learner.intake import TakeQueue, get_status
 
-Kind = Literal["samples", "greedy"]
+Kind = Literal["samples", "greedy", "general"]
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
 _BATCH = 256
 
@@ -48,6 +52,8 @@ class EvaluationFigures:
     greedy_mean_length: float | None
     truncated: float | None
     seconds: float
+    general: dict[str, float] = field(default_factory=dict)
+    """Of general prompts: mean of each reward component by its name, of `reward`, and of `length` in tokens."""
 
 
 @dataclass
@@ -58,15 +64,25 @@ class _Evaluation:
     num_problems: int
     began: float
     waiting: set[str]
-    groups: dict[Kind, list[TakenGroup]] = field(default_factory=lambda: {"samples": [], "greedy": []})
+    groups: dict[Kind, list[TakenGroup]] = field(default_factory=lambda: {"samples": [], "greedy": [], "general": []})
     num_lost: int = 0
 
 
 class EvaluationDesk:
     """Submits evaluations and collects them; several may be under way."""
 
-    def __init__(self, client: BrokerClient, config: RunConfig, problems: ProblemFile, *, idle_limit_s: float) -> None:
-        self.client, self.config, self.problems, self.idle_limit_s = client, config, problems, idle_limit_s
+    def __init__(
+        self,
+        client: BrokerClient,
+        config: RunConfig,
+        problems: ProblemFile,
+        *,
+        idle_limit_s: float,
+        general: ProblemFile | None = None,
+    ) -> None:
+        """`general`: general prompts, evaluated with every other problem."""
+        self.client, self.config, self.idle_limit_s = client, config, idle_limit_s
+        self.problems, self.general = problems, general
         self.queue = TakeQueue(client, "eval")
         self._running: list[_Evaluation] = []
         self._to_submit: list[tuple[str, int, Kind]] = []
@@ -85,6 +101,8 @@ class EvaluationDesk:
         self._num_started += 1
         kinds: list[Kind] = ["samples", "greedy"] if self.config.eval.greedy else ["samples"]
         tasks = [(f"{prefix}-{kind}-{i}", i, kind) for i in range(len(self.problems)) for kind in kinds]
+        if self.general is not None:
+            tasks += [(f"{prefix}-general-{i}", i, "general") for i in range(len(self.general))]
         began = time.monotonic()
         self._alive = began
         self._running.append(
@@ -123,9 +141,7 @@ class EvaluationDesk:
         """Hand tasks to the broker until it has enough (it bounds evaluation tasks too)."""
         while self._to_submit:
             batch, self._to_submit = self._to_submit[:_BATCH], self._to_submit[_BATCH:]
-            calls = [
-                (task, self.client.call(self._header(*task), task_payload(self.problems[task[1]]))) for task in batch
-            ]
+            calls = [(task, self.client.call(self._header(*task), self._payload(*task))) for task in batch]
             full = []
             for task, call in calls:
                 header = call.result(REPLY_TIMEOUT_S).header
@@ -137,16 +153,21 @@ class EvaluationDesk:
                 self._to_submit = full + self._to_submit
                 return
 
+    def _payload(self, _task_id: str, problem: int, kind: Kind) -> dict[str, Array | bytes]:
+        file = self.general if kind == "general" else self.problems
+        assert file is not None
+        return task_payload(file[problem])
+
     def _header(self, task_id: str, _problem: int, kind: Kind) -> AddTask:
         config = self.config.eval
         limit = config.max_tokens or self.config.rollout.max_tokens
         sampling = Sampling(max_tokens=limit, temperature=0.0)
-        if kind == "samples":
+        if kind != "greedy":
             sampling = Sampling(max_tokens=limit, temperature=config.temperature, top_p=config.top_p)
         return AddTask(
             task_id=task_id,
             purpose="eval",
-            group_size=config.samples if kind == "samples" else 1,
+            group_size=1 if kind == "greedy" else config.samples,
             sampling=sampling,
         )
 
@@ -154,7 +175,7 @@ class EvaluationDesk:
         for running in self._running:
             if group.task_id in running.waiting:
                 running.waiting.discard(group.task_id)
-                running.groups["greedy" if "-greedy-" in group.task_id else "samples"].append(group)
+                running.groups[cast(Kind, group.task_id.rsplit("-", 2)[1])].append(group)
 
     def _look_around(self) -> None:
         if time.monotonic() < self._next_status:
@@ -187,7 +208,19 @@ def summarise(evaluation: _Evaluation) -> EvaluationFigures:
         greedy_mean_length=_mean([length for group in greedy for length in group.lengths]),
         truncated=_mean([float(r.finish_reason == "length") for group in samples for r in group.header.rollouts]),
         seconds=time.monotonic() - evaluation.began,
+        general=component_means(evaluation.groups["general"]),
     )
+
+
+def component_means(groups: Sequence[TakenGroup]) -> dict[str, float]:
+    """Mean of each reward component over the rollouts that it applies to, of `reward` and of `length` over all."""
+    values: dict[str, list[float]] = {}
+    for group in groups:
+        for verdict, length in zip(group.header.verdicts, group.lengths, strict=True):
+            for name, value in {**verdict.rewards, "reward": verdict.reward, "length": float(length)}.items():
+                if value is not None:
+                    values.setdefault(name, []).append(value)
+    return {name: sum(v) / len(v) for name, v in sorted(values.items())}
 
 
 def consensus(groups: Sequence[TakenGroup]) -> float | None:
@@ -208,8 +241,14 @@ def consensus(groups: Sequence[TakenGroup]) -> float | None:
 
 
 def event_fields(figures: EvaluationFigures) -> dict[str, Any]:
-    """Fields of the `evaluation` event."""
-    return asdict(figures)
+    """Fields of the `evaluation` event; figures of general prompts as `general/NAME/mean`."""
+    fields = asdict(figures)
+    return fields | general_fields(fields.pop("general"))
+
+
+def general_fields(general: dict[str, float]) -> dict[str, float]:
+    """Figures of general prompts under their names in events and metrics."""
+    return {f"general/{name}/mean": value for name, value in general.items()}
 
 
 def _pass_share(group: TakenGroup) -> float:

@@ -1,28 +1,30 @@
-"""Owns the task feed: training problems from DIR/data/train.jsonl into the broker, as credit allows.
+"""Owns the task feed: training problems from DIR/data/*.jsonl into the broker, as credit allows.
 
-    train.jsonl --seeded shuffle, epoch by epoch--> task 0, 1, 2, ... --AddTask--> broker
+    train.jsonl, general.jsonl --TaskSchedule--> task 0, 1, 2, ... --AddTask--> broker
 
-Task number i always stands for the same problem, so a cursor (the next number) and the set of outstanding numbers say
-everything that a resumed run must know. No more tasks are admitted than the run can still train on.
+Task number i always stands for the same problem (learner/schedule.py), so a cursor (the next number) and the set of
+outstanding numbers say everything that a resumed run must know. No more tasks are admitted than the run can still train
+on.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common.client import BrokerClient
 from common.config import RunConfig
 from common.errors import RunFailure, UserError
 from common.messages import Ack, AddTask, Purpose, Refused, Sampling
 from common.wire import Array
+from learner.schedule import Part, TaskSchedule
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,16 @@ def task_payload(problem: dict[str, Any]) -> dict[str, Array | bytes]:
     }
 
 
+def source_label(problem: dict[str, Any]) -> str | None:
+    """Short name of a problem's origin: its reasoning-gym dataset, or the last part of its `source` (a name or URL)."""
+    spec = problem["spec"]
+    generated = spec.get("reasoning_gym")
+    source = generated["dataset"] if generated else (spec.get("columns") or {}).get("source")
+    if not isinstance(source, str):
+        return None
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", source.rstrip("/").rpartition("/")[2])[:40].strip("_") or None
+
+
 class TaskFeed:
     """Admits training tasks and remembers which are outstanding. Rank 0 only; thread-safe."""
 
@@ -80,20 +92,20 @@ class TaskFeed:
         *,
         cursor: int = 0,
         outstanding: Iterable[int] = (),
+        general: ProblemFile | None = None,
     ) -> None:
-        """`cursor` and `outstanding` as in the checkpoint; what was outstanding is admitted again first."""
-        self.client, self.config, self.problems = client, config, problems
+        """`cursor` and `outstanding` as in the checkpoint; what was outstanding is admitted again first. `general`:
+        the general problems, if `data.general` asks for them."""
+        self.client, self.config = client, config
+        self.files: dict[Part, ProblemFile] = {"train": problems}
+        if general is not None:
+            self.files["general"] = general
+        self.schedule = TaskSchedule(config, len(problems), 0 if general is None else len(general))
         self.cursor = cursor
         self.outstanding: set[int] = set()
         self._backlog = sorted(outstanding)
-        self._orders: dict[int, NDArray[np.int64]] = {}
+        self._sources: dict[int, str | None] = {}
         self._lock = threading.RLock()
-        self.sampling = Sampling(
-            max_tokens=config.rollout.max_tokens,
-            temperature=config.rollout.temperature,
-            top_p=config.rollout.top_p,
-            top_k=config.rollout.top_k,
-        )
 
     @staticmethod
     def task_id(number: int) -> str:
@@ -105,13 +117,28 @@ class TaskFeed:
         """Number of a training task's id."""
         return int(task_id.removeprefix("train-"))
 
-    def problem_index(self, number: int) -> int:
-        """Which line of the file task `number` is: each epoch is a shuffle seeded by run and epoch."""
-        epoch, position = divmod(number, len(self.problems))
-        if epoch not in self._orders:
-            rng = np.random.default_rng([self.config.seed, 1, epoch])
-            self._orders = {epoch: rng.permutation(len(self.problems))}
-        return int(self._orders[epoch][position])
+    def problem(self, number: int) -> dict[str, Any]:
+        """The problem that task `number` is."""
+        part, index = self.schedule.problem(number)
+        return self.files[part][index]
+
+    def sampling(self, number: int) -> Sampling:
+        """How the completions of task `number` are sampled."""
+        rollout = self.config.rollout
+        return Sampling(
+            max_tokens=self.schedule.max_tokens(number),
+            temperature=rollout.temperature,
+            top_p=rollout.top_p,
+            top_k=rollout.top_k,
+        )
+
+    def source(self, task_id: str) -> str | None:
+        """Where a task's problem is from, for figures by source; None when it does not say."""
+        number = self.number(task_id)
+        with self._lock:
+            if number not in self._sources:
+                self._remember(number, self.problem(number))
+            return self._sources[number]
 
     @property
     def unfinished(self) -> list[int]:
@@ -161,11 +188,18 @@ class TaskFeed:
         return self.cursor - 1
 
     def _add(self, number: int) -> Any:
-        problem = self.problems[self.problem_index(number)]
+        problem = self.problem(number)
+        self._remember(number, problem)
         header = AddTask(
             task_id=self.task_id(number),
             purpose="train",
             group_size=self.config.rollout.group_size,
-            sampling=self.sampling,
+            sampling=self.sampling(number),
         )
         return self.client.call(header, task_payload(problem))
+
+    def _remember(self, number: int, problem: dict[str, Any]) -> None:
+        """Keep the source of the latest tasks: reading a problem again for one word would parse all its tests."""
+        self._sources[number] = source_label(problem)
+        while len(self._sources) > 2 * self.config.credit_limit:
+            self._sources.pop(next(iter(self._sources)))

@@ -8,13 +8,14 @@ head one by one, and backward computes their logits again instead of keeping the
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 CHUNK_TOKENS = 2048
+Statistic = Literal["entropy", "correct"]
 
 
 def _logits(hidden_C: Tensor, weight: Tensor, temperature: float) -> Tensor:
@@ -26,25 +27,36 @@ def _logits(hidden_C: Tensor, weight: Tensor, temperature: float) -> Tensor:
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx, hidden: Tensor, weight: Tensor, targets: Tensor, temperature: float, chunk: int
+        ctx: FunctionCtx,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        temperature: float,
+        chunk: int,
+        statistic: Statistic,
     ) -> tuple[Tensor, Tensor]:
         num_tokens = hidden.shape[0]
         logprobs = torch.empty(num_tokens, dtype=torch.float32, device=hidden.device)
-        entropy, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
+        beside, normaliser = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for start in range(0, num_tokens, chunk):
             part = slice(start, start + chunk)
             logits = _logits(hidden[part], weight, temperature)
             normaliser[part] = logits.logsumexp(-1)
+            if statistic == "correct":
+                of_target = logits.gather(1, targets[part, None])[:, 0]
+                beside[part] = (of_target >= logits.amax(-1)).float()
+                logprobs[part] = of_target - normaliser[part]
+                continue
             logits -= normaliser[part, None]
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0]
-            entropy[part] = -torch.einsum("tv,tv->t", logits.exp(), logits)
+            beside[part] = -torch.einsum("tv,tv->t", logits.exp(), logits)
         ctx.save_for_backward(hidden, weight, targets, normaliser)
         ctx.temperature, ctx.chunk = temperature, chunk  # type: ignore[attr-defined]
-        ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        ctx.mark_non_differentiable(beside)
+        return logprobs, beside
 
     @staticmethod
-    def backward(ctx: FunctionCtx, *gradients: Any) -> tuple[Tensor, Tensor, None, None, None]:
+    def backward(ctx: FunctionCtx, *gradients: Any) -> tuple[Tensor, Tensor, None, None, None, None]:
         hidden, weight, targets, normaliser = ctx.saved_tensors  # type: ignore[attr-defined]
         temperature, chunk = ctx.temperature, ctx.chunk  # type: ignore[attr-defined]
         gradient = gradients[0] / temperature
@@ -59,17 +71,26 @@ class _TokenLogprobs(torch.autograd.Function):
             slope = slope.to(hidden.dtype)
             hidden_gradient[part] = torch.mm(slope, weight)
             weight_gradient += torch.mm(slope.t(), hidden[part])
-        return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None
+        return hidden_gradient, weight_gradient.to(weight.dtype), None, None, None, None
 
 
 def token_logprobs(
-    hidden_T: Tensor, weight: Tensor, targets_T: Tensor, temperature: float = 1.0, *, chunk: int = CHUNK_TOKENS
+    hidden_T: Tensor,
+    weight: Tensor,
+    targets_T: Tensor,
+    temperature: float = 1.0,
+    *,
+    chunk: int = CHUNK_TOKENS,
+    statistic: Statistic = "entropy",
 ) -> tuple[Tensor, Tensor]:
-    """Log-probabilities float32[T] of `targets_T` under softmax(hidden_T weight^T / temperature), and the entropies
-    float32[T] in nats (without a gradient).
+    """Log-probabilities float32[T] of `targets_T` under softmax(hidden_T weight^T / temperature), and beside them,
+    without a gradient, float32[T]: the entropies in nats, or `correct`, 1 where the target is the likeliest token (one
+    pass over the logits instead of the entropy's three).
 
     `hidden_T` [T, d] and `weight` [V, d] share a type; products are of that type, the softmax is float32. At most
     `chunk` x V logits exist at once.
     """
-    logprobs, entropy = _TokenLogprobs.apply(hidden_T, weight, targets_T, temperature, chunk)  # type: ignore[no-untyped-call]
-    return logprobs, entropy
+    logprobs, beside = _TokenLogprobs.apply(  # type: ignore[no-untyped-call]
+        hidden_T, weight, targets_T, temperature, chunk, statistic
+    )
+    return logprobs, beside

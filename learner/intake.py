@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import Any
 
 from common.client import BrokerClient
@@ -105,7 +106,7 @@ class GroupIntake:
             self.num_retried += 1
             self.client.request(Release(task_ids=[group.task_id], outcome="retry"), timeout_s=REPLY_TIMEOUT_S)
         else:
-            self.groups.append(group)
+            self.groups.append(replace(group, source=self.feed.source(group.task_id)))
 
     def _look_around(self) -> None:
         """Every few seconds of waiting: replace dead-lettered tasks, and give up when nobody works."""

@@ -27,6 +27,7 @@ from learner.checkpoint import CheckpointStore, TrainingState, restore
 from learner.evaluation import EvaluationFigures
 from learner.metrics import StepLog
 from learner.ranks import Ranks
+from learner.samples import SampleLog
 from learner.session import BrokerSession, PublisherFactory, weight_publisher
 from learner.sft import cold_start, read_examples
 from learner.trainer import StepFigures, Trainer
@@ -115,6 +116,9 @@ class Learner:
                     self.process, self.publisher, self.state, self.version, self.trainer.policy.vocab_size
                 )
                 self.log = StepLog(self.paths.metrics, num_tokens=self.totals["tokens"])
+                self.samples = SampleLog(
+                    self.paths.root / "samples", self.config.logging, seed=self.config.seed, step=self.step
+                )
 
     def cold_start(self) -> bool:
         """Supervised fine-tuning on prepared traces; the tuned policy becomes the reference and checkpoint step-0.
@@ -179,6 +183,8 @@ class Learner:
         self.times["pack"] += figures.pack_s
         self.times["train"] += figures.train_s
         self.step += 1
+        if self.session is not None:
+            self.samples.add(self.step, self.version, self.groups, batch.advantages_N.tolist())
         self.totals["groups_trained"] += self.config.learner.groups_per_step
         self.totals["fed_tokens"] += figures.num_fed_tokens
         self.totals["compute_s"] += figures.pack_s + figures.train_s
@@ -262,6 +268,8 @@ class Learner:
             return
         self.saved_step = self.step
         session = self.session
+        if session is not None:
+            self.samples.flush()
         self.finish_publish()  # releases this step's groups; a resumed run would train on them again
         self.state = TrainingState(
             step=self.step,
@@ -313,6 +321,8 @@ class Learner:
         """Leave the broker and the actors."""
         if self.session is not None:
             self.session.close()
+        if (samples := getattr(self, "samples", None)) is not None:
+            samples.close()
         publisher = getattr(self, "publisher", None)
         if publisher is not None:
             publisher.close()

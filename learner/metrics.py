@@ -14,7 +14,7 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from common.metrics import REGISTRY
 from learner.batch import BatchFigures
-from learner.evaluation import EvaluationFigures
+from learner.evaluation import EvaluationFigures, general_fields
 from learner.trainer import StepFigures
 
 STEP = Gauge("zeroq_learner_step", "Optimizer steps done.", registry=REGISTRY)
@@ -116,7 +116,7 @@ def step_record(batch: BatchFigures, figures: StepFigures) -> dict[str, Any]:
         "clip_ratio/high_mean": figures.clip_high,
         "grad_norm": figures.grad_norm,
         "learning_rate": figures.learning_rate,
-        "sampling/importance_sampling_ratio/mean": figures.ratio,
+        "sampling/importance_sampling_ratio/mean": figures.ratio if figures.importance is None else figures.importance,
         "sampling/sampling_logp_difference/mean": figures.logp_difference_mean,
         "sampling/sampling_logp_difference/max": figures.logp_difference_max,
         "sample/staleness_mean": sum(s * n for s, n in batch.staleness.items()) / max(trained, 1),
@@ -128,8 +128,14 @@ def step_record(batch: BatchFigures, figures: StepFigures) -> dict[str, Any]:
     }
     for name, (mean, std) in batch.rewards.items():
         record |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}
+    for name, (length, correlation) in batch.reward_lengths.items():
+        record |= {f"rewards/{name}/mean_length": length, f"rewards/{name}/length_correlation": correlation}
+    for source, (reward, length) in batch.by_source.items():
+        record |= {f"reward_by_source/{source}/mean": reward, f"length_by_source/{source}/mean": length}
     for outcome, count in batch.outcomes.items():
         record[f"outcomes/{outcome}"] = count
+    if figures.importance is not None:
+        record |= {"ratio/mean": figures.ratio, "sampling/importance_sampling_ratio/cut": figures.importance_cut}
     if figures.kl is not None:
         record["kl"] = figures.kl
     return record
@@ -148,4 +154,5 @@ def evaluation_record(done: EvaluationFigures) -> dict[str, Any]:
         "eval/mean_length": done.mean_length,
         "eval/cons_at_k": done.cons_at_k,
         "eval/truncated": done.truncated,
+        **general_fields(done.general),
     }

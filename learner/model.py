@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from common.config import LearnerSection
+from common.config import TrainingSection
 from common.errors import UserError
 from learner import attention
 from learner.attention import PackedLayout
-from learner.head import token_logprobs
+from learner.head import Statistic, token_logprobs
 from learner.packing import MicroBatch
 from learner.ranks import Ranks
 
@@ -34,11 +34,14 @@ class Policy:
         self.module = module
         self.vocab_size = vocab_size
 
-    def logprobs(self, batch: MicroBatch, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """Log-probabilities float32[T] of the micro-batch's completion tokens, with gradients, and entropies (nats)."""
+    def logprobs(
+        self, batch: MicroBatch, temperature: float = 1.0, *, statistic: Statistic = "entropy"
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities float32[T] of the micro-batch's completion tokens, with gradients, and entropies (nats) or
+        whether each token is the likeliest."""
         layout = PackedLayout.of(batch.lengths, batch.token_ids_S.device, batch.row_tokens_R)
-        logprobs, entropy = self.module(batch, layout, temperature)
-        return logprobs, entropy
+        logprobs, beside = self.module(batch, layout, temperature, statistic)
+        return logprobs, beside
 
     def copy_from(self, other: Policy) -> None:
         """Take over the weights of a policy sharded the same way."""
@@ -50,11 +53,15 @@ class Policy:
                 _local(target).copy_(_local(source))
 
 
-def load_policy(source: str | Path, config: LearnerSection, ranks: Ranks, *, trainable: bool = True) -> Policy:
+def load_policy(
+    source: str | Path, config: TrainingSection, ranks: Ranks, *, trainable: bool = True, always_shard: bool = True
+) -> Policy:
     """Load a Hugging Face directory or hub name and shard it over `ranks`.
 
-    A policy that is not trainable (the reference) is held in the compute type and without gradients. UserError when the
-    model is missing, is no causal language model, or does something to its logits that our head would leave out.
+    A policy that is not trainable (the reference) is held in the compute type and without gradients. Without
+    `always_shard` a float32 model on one rank stays a plain module: FSDP takes a fifth of a small model's step on a
+    CPU. UserError when the model is missing, is no causal language model, or does something to its logits that our head
+    would leave out.
     """
     compute = _DTYPES[config.dtype]
     try:
@@ -69,9 +76,12 @@ def load_policy(source: str | Path, config: LearnerSection, ranks: Ranks, *, tra
     model.to(ranks.device)
     model.train(trainable)
     model.requires_grad_(trainable)
+    if trainable and config.recompute:
+        model.gradient_checkpointing_enable()
     vocab_size = int(model.get_input_embeddings().weight.shape[0])
     model.forward = MethodType(_forward, model)
-    _shard(model, compute if trainable else torch.float32, ranks)
+    if always_shard or ranks.size > 1 or compute != torch.float32:
+        shard(model, compute if trainable else torch.float32, ranks)
     return Policy(model, vocab_size)
 
 
@@ -84,7 +94,7 @@ def _check_supported(model: PreTrainedModel, source: str | Path) -> None:
             raise UserError(f"model {str(source)!r}: {name} is not supported by the learner's head")
 
 
-def _shard(model: PreTrainedModel, compute: torch.dtype, ranks: Ranks) -> None:
+def shard(model: PreTrainedModel, compute: torch.dtype, ranks: Ranks) -> None:
     """One FSDP group for each decoder block, and one for the rest. Gradients are summed, not averaged."""
     policy = MixedPrecisionPolicy()
     if compute != torch.float32:
@@ -98,12 +108,15 @@ def _shard(model: PreTrainedModel, compute: torch.dtype, ranks: Ranks) -> None:
         part.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
 
 
-def _forward(model: Any, batch: MicroBatch, layout: PackedLayout, temperature: float) -> tuple[Tensor, Tensor]:
+def _forward(
+    model: Any, batch: MicroBatch, layout: PackedLayout, temperature: float, statistic: Statistic
+) -> tuple[Tensor, Tensor]:
     output = model.get_decoder()(
         input_ids=batch.token_ids_S[None], position_ids=batch.positions_S[None], use_cache=False, packed=layout
     )
     hidden_T = output.last_hidden_state[0].index_select(0, batch.predict_at_T)
-    return token_logprobs(hidden_T, model.get_output_embeddings().weight, batch.targets_T, temperature)
+    weight = model.get_output_embeddings().weight
+    return token_logprobs(hidden_T, weight, batch.targets_T, temperature, statistic=statistic)
 
 
 def _local(parameter: Tensor) -> Tensor:

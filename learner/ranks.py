@@ -18,7 +18,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import HashStore
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from common.config import LearnerSection
+from common.config import TrainingSection
 from common.errors import UserError
 
 HEARTBEAT_S = 5.0
@@ -33,7 +33,7 @@ def rank_of_environment() -> int:
 class Ranks:
     """The learner's process group. Close it (or use it as a context manager) before the process ends."""
 
-    def __init__(self, config: LearnerSection) -> None:
+    def __init__(self, config: TrainingSection) -> None:
         """Join the group. UserError when `learner.ranks` and torchrun disagree, or the device is not there."""
         self.rank = rank_of_environment()
         self.size = int(os.environ.get("WORLD_SIZE", "1"))

@@ -75,11 +75,16 @@ class BrokerSession:
             ProblemFile(data / "train.jsonl"),
             cursor=state.cursor,
             outstanding=state.outstanding,
+            general=ProblemFile(data / "general.jsonl") if config.data.general else None,
         )
         self.num_steps_left = config.learner.max_steps - state.step
         self.intake = GroupIntake(self.client, self.feed, config.learner, refill=self.top_up, idle_limit_s=idle_limit_s)
         self.evaluations = EvaluationDesk(
-            self.client, config, ProblemFile(data / "eval.jsonl"), idle_limit_s=idle_limit_s
+            self.client,
+            config,
+            ProblemFile(data / "eval.jsonl"),
+            idle_limit_s=idle_limit_s,
+            general=ProblemFile(data / "general_eval.jsonl") if config.data.general_eval else None,
         )
         self.finished_evaluations: list[EvaluationFigures] = []
         self._publishing: Future[dict[str, Any]] | None = None

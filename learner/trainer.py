@@ -30,6 +30,11 @@ class StepFigures:
     learning_rate: float
     entropy: float | None
     ratio: float | None
+    """pi / pi_anchor: the sampler's policy, or the proximal one."""
+    importance: float | None
+    """pi_proximal / pi_sampler after its limit; None without a proximal policy."""
+    importance_cut: float | None
+    """Share of tokens whose weight was limited."""
     logp_difference_mean: float | None
     """|learner's - sampler's log-probability|: at staleness 0, how far the two engines differ."""
     logp_difference_max: float | None
@@ -51,11 +56,15 @@ class Trainer:
         learner = config.learner
         self.config, self.ranks = config, ranks
         torch.manual_seed(config.seed)
-        self.policy = load_policy(source, learner, ranks)
+        self.policy = load_policy(source, learner, ranks, always_shard=False)
         self.reference: Policy | None = None
         if learner.loss.kl_coef > 0:
-            self.reference = load_policy(source, learner, ranks, trainable=False)
-        self.loss_config = LossConfig(**learner.loss.model_dump())
+            self.reference = load_policy(source, learner, ranks, trainable=False, always_shard=False)
+        self.proximal: Policy | None = None
+        self._proximal_is_set = False
+        if learner.loss.proximal == "recompute" and learner.steps_per_publish > 1:
+            self.proximal = load_policy(source, learner, ranks, trainable=False, always_shard=False)
+        self.loss_config = LossConfig(**learner.loss.model_dump(exclude={"proximal"}))
         self.optimizer = Optimizer(
             self.policy.module,
             betas=learner.betas,
@@ -77,10 +86,20 @@ class Trainer:
         if self.reference is not None:
             self.reference.copy_from(self.policy)
 
+    def _anchor(self, step: int) -> None:
+        """Before the first step after a publish, the proximal policy becomes the policy of now: what was published.
+        A resumed run publishes what it loaded, so its first step is such a step whatever its number."""
+        if self.proximal is not None and (
+            step % self.config.learner.steps_per_publish == 0 or not self._proximal_is_set
+        ):
+            self.proximal.copy_from(self.policy)
+            self._proximal_is_set = True
+
     def step(self, batch: TrainingBatch, step: int, *, where: str = "") -> StepFigures:
         """Optimizer step number `step` (from 0) on `batch`; RunFailure, before any update, if it is not finite."""
         began = time.perf_counter()
         learner = self.config.learner
+        self._anchor(step)
         plan = plan_batch(
             batch.sequences, learner.tokens_per_microbatch, self.ranks.size, members=self._with_gradient(batch)
         )
@@ -116,6 +135,8 @@ class Trainer:
             learning_rate=rate,
             entropy=mean("entropy"),
             ratio=mean("ratio"),
+            importance=mean("proximal_weight") if learner.loss.proximal != "none" else None,
+            importance_cut=mean("weight_cut") if learner.loss.proximal != "none" else None,
             logp_difference_mean=mean("logp_difference"),
             logp_difference_max=max(summed[len(_SUMS) :]) if count else None,
             clip_low=mean("clip_low"),
@@ -152,6 +173,12 @@ class Trainer:
                 reference_T, _ = self.reference.logprobs(microbatch, temperature)
         behavior_T = batch.behavior_logprobs_T[places_T].to(device)
         logprobs_T, entropy_T = self.policy.logprobs(microbatch, temperature)
+        proximal_T = None
+        if self.proximal is not None:
+            with torch.no_grad():
+                proximal_T, _ = self.proximal.logprobs(microbatch, temperature)
+        elif self.config.learner.loss.proximal == "recompute":
+            proximal_T = logprobs_T.detach()  # a publish before every step: the policy is the proximal policy
         loss, stats = policy_loss(
             logprobs_T,
             behavior_T,
@@ -160,6 +187,7 @@ class Trainer:
             mask_T,
             self.loss_config,
             reference_logprobs_T=reference_T,
+            proximal_logprobs_T=proximal_T,
             num_sequences=num_sequences,
             num_tokens=num_tokens,
         )

@@ -255,3 +255,9 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30.0)
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """A JSON-lines file."""
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def whole(parameter: Any) -> torch.Tensor:
+    """A copy of a parameter's whole value, sharded or not."""
+    full = parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+    return full.detach().clone()

@@ -2,7 +2,8 @@
 
 One call per group, inside a worker: `prompts` and `completions` have one entry per rollout, and every column of the
 task is repeated per rollout. None means that the reward does not apply to that rollout. Anything else that is not a
-finite number, a list of another length, or an exception is an evaluator failure, never a reward.
+finite number, a list of another length, or an exception is a fault, never a reward: `grade` says which, and whether
+another attempt could end otherwise.
 Functions may be coroutines. Each worker process imports the module anew, so module state is per process.
 """
 
@@ -15,6 +16,8 @@ import inspect
 import math
 from collections.abc import Callable
 from typing import Any
+
+from evaluator.worker import describe
 
 
 @functools.lru_cache(maxsize=64)
@@ -44,26 +47,41 @@ def prepare(path: str, **_: Any) -> None:
     load(path)
 
 
-def grade(path: str, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]) -> list[float | None]:
-    """Rewards of one group; ValueError when the function breaks its contract."""
-    values = load(path)(prompts=prompts, completions=completions, **columns)
-    if inspect.isawaitable(values):
-        values = asyncio.run(_wait(values))
-    if not isinstance(values, list | tuple) or len(values) != len(completions):
-        found = f"{len(values)} values" if isinstance(values, list | tuple) else type(values).__name__
-        raise ValueError(f"{path} must return a list of {len(completions)} numbers or None, returned {found}")
-    return [None if value is None else _number(path, index, value) for index, value in enumerate(values)]
+def grade(path: str, prompts: list[str], completions: list[str], columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """Rewards of one group: {"values": [float | None, ...]}, or {"fault": what the function did, "final": bool}."""
+    function = load(path)
+    try:
+        values = function(prompts=prompts, completions=completions, **columns)
+        if inspect.isawaitable(values):
+            values = asyncio.run(_wait(values))
+    except MemoryError:
+        raise
+    except Exception as error:
+        return {"fault": f"raised {describe(error)}", "final": False}
+    try:
+        return {"values": _checked(values, len(completions))}
+    except ValueError as error:
+        return {"fault": f"returned {error}", "final": True}
 
 
 async def _wait(awaitable: Any) -> Any:
     return await awaitable
 
 
-def _number(path: str, index: int, value: Any) -> float:
+def _checked(values: Any, num: int) -> list[float | None]:
+    """`values` as numbers and None; ValueError says what they are instead."""
+    if not isinstance(values, list | tuple):
+        raise ValueError(f"{type(values).__name__}, not a list of {num} numbers or None")
+    if len(values) != num:
+        raise ValueError(f"{len(values)} values for {num} completions")
+    return [None if value is None else _number(index, value) for index, value in enumerate(values)]
+
+
+def _number(index: int, value: Any) -> float:
     try:
         number = float(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{path} returned {value!r} for completion {index}, not a number or None") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{str(value)[:80]!r} for completion {index}, not a number or None") from None
     if not math.isfinite(number):
-        raise ValueError(f"{path} returned {number} for completion {index}; return None where it does not apply")
+        raise ValueError(f"{number} for completion {index}; return None where it does not apply")
     return number

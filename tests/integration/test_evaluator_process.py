@@ -58,7 +58,9 @@ class ScriptedBroker:
         self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
 
-    def add(self, task_id: str, texts: list[str], spec: dict[str, Any], deadline_s: float = 60.0) -> None:
+    def add(
+        self, task_id: str, texts: list[str], spec: dict[str, Any], deadline_s: float = 60.0, attempt: int = 0
+    ) -> None:
         encoded = [text.encode() for text in texts]
         lease = Lease(
             kind="grade",
@@ -68,7 +70,7 @@ class ScriptedBroker:
             purpose="train",
             deadline_s=deadline_s,
             group_size=len(texts),
-            attempt=0,
+            attempt=attempt,
             text_bytes=[len(text) for text in encoded],
         )
         self.tasks.put((lease, {"prompt": b"P", "texts": b"".join(encoded), "spec": json.dumps(spec).encode()}))
@@ -278,6 +280,7 @@ def test_killed_evaluator_leaves_no_process_behind(tmp_path: Path, broker: Scrip
     [
         ({"kind": "function", "function": "no_such_module:f"}, "reward.components[0].function = 'no_such_module:f'"),
         ({"kind": "language", "language": "tlh"}, "reward.components[0].language = 'tlh'"),
+        ({"kind": "reward_model", "model": "no/such"}, "reward.components[0].model: no/such: no such directory"),
     ],
 )
 def test_unusable_reward_is_a_user_error(tmp_path: Path, component: dict[str, Any], message: str) -> None:
@@ -292,3 +295,64 @@ def test_stop_without_a_broker_ends_the_process_in_seconds(tmp_path: Path, broke
         broker.close()
         process.terminate()
         assert process.wait(timeout=15) == 0, (tmp_path / "log").read_text()
+
+
+def test_a_function_that_breaks_its_contract_ends_the_run_and_one_that_raises_does_after_all_attempts(
+    tmp_path: Path, broker: ScriptedBroker
+) -> None:
+    directory = tmp_path / "rl_all"
+    directory.mkdir()
+    spec = {"kind": "none", "id": "general/17", "columns": {}}
+    raising = [{"name": "mine", "kind": "function", "function": "evaluator_targets:raising_reward"}]
+    with evaluator(directory, broker.endpoint, components=raising) as process:
+        broker.add("first", [GOOD], spec)
+        wait_until(lambda: broker.of(ReturnLease, "first"), directory)
+        (returned,) = broker.of(ReturnLease, "first")
+        assert returned.failed
+        assert returned.reason.startswith("reward component 'mine' (evaluator_targets:raising_reward) raised KeyError")
+        assert process.poll() is None  # the function may have had bad luck
+        broker.add("last", [GOOD], spec, attempt=2)
+        assert process.wait(timeout=60) == 2
+    assert broker.of(ReturnLease, "last")[0].failed
+    line = (directory / "log").read_text().splitlines()[-1]
+    assert line.startswith(
+        "error: run rl_all, task last (row 'general/17'): reward component 'mine' (evaluator_targets:raising_reward) "
+        "raised KeyError: 'solution'"
+    )
+    assert line.endswith("go on with resume=auto")
+
+    silent = [{"name": "mine", "kind": "function", "function": "evaluator_targets:silent_reward"}]
+    with evaluator(directory, broker.endpoint, components=silent) as process:
+        broker.add("silent", [GOOD, GOOD], spec)
+        assert process.wait(timeout=60) == 2
+    assert not broker.of(SubmitVerdicts, "silent")
+    line = (directory / "log").read_text().splitlines()[-1]
+    assert "row 'general/17'): rollout 0 has no reward: reward component 'mine'" in line
+
+
+def test_reward_models_score_in_a_process_that_dies_with_its_evaluator(tmp_path: Path, broker: ScriptedBroker) -> None:
+    from common.reward_model import RewardModelFacts
+    from tests.reward_rig import make_reward_model
+
+    model = make_reward_model(tmp_path / "rm", RewardModelFacts("safety", "response", 64))
+    components = [
+        {"name": "format", "kind": "format"},
+        {"name": "safe", "kind": "reward_model", "model": str(model), "when": {"aspect": "safety"}},
+    ]
+    with evaluator(tmp_path, broker.endpoint, components=components) as process:
+        for number in range(6):
+            aspect = "safety" if number % 2 else "helpfulness"
+            broker.add(f"t{number}", [GOOD, WRONG], {"kind": "none", "columns": {"aspect": aspect}})
+        wait_until(lambda: all(broker.of(SubmitVerdicts, f"t{n}") for n in range(6)), tmp_path)
+        found = [broker.of(SubmitVerdicts, f"t{n}")[0].verdicts for n in range(6)]
+        assert [[v.rewards["safe"] is None for v in group] for group in found] == [[True] * 2, [False] * 2] * 3
+        scores = [[v.rewards["safe"] for v in group] for group in found[1::2]]
+        assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+        assert scores[0][0] != pytest.approx(scores[0][1], abs=1e-3)
+        assert found[1][0].reward == pytest.approx(1.0 + scores[0][0])
+        everything = descendants(process)
+        with_torch = [pid for pid in everything if any("libtorch" in m.path for m in psutil.Process(pid).memory_maps())]
+        assert len(with_torch) == 1
+        process.kill()
+        process.wait()
+        wait_until(lambda: not any(runs(pid) for pid in everything), tmp_path, timeout_s=10)

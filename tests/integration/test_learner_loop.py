@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -78,6 +80,9 @@ def test_a_run_from_start_to_end(tmp_path: Path, model: Path) -> None:
     assert 0 <= summary["pass_at_1_before"] <= 1
     assert summary["greedy_after"] is not None
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-4", "step-5"]
+    samples = pq.read_table(tmp_path / "samples").to_pylist()
+    assert {row["step"] for row in samples} == {1, 2, 3, 4, 5}
+    assert all(row["prompt"].endswith("+ 1 =") and row["staleness"] >= 0 for row in samples)
     last = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoints" / "step-5")
     for name, tensor in last.state_dict().items():  # the last publish is the last checkpoint
         torch.testing.assert_close(publisher.published[-1][1][name], tensor, rtol=0, atol=0)
@@ -101,6 +106,8 @@ def test_resume_goes_on_where_the_checkpoint_was(tmp_path: Path, model: Path) ->
     phases = [event.get("name") for event in read_lines(tmp_path / "events.jsonl")]
     assert "evaluating_before" not in phases  # the figures from before the first step are kept
     summary = json.loads((tmp_path / "learner_summary.json").read_text())
+    steps = [row["step"] for row in pq.read_table(tmp_path / "samples").to_pylist()]
+    assert Counter(steps) == dict.fromkeys(range(1, 6), 8)  # two groups of four a step, none twice
     assert summary["pass_at_1_before"] == state["counters"]["pass_at_1_before"]
     assert summary["groups_trained"] == 10
 

@@ -109,3 +109,15 @@ def dying_reward(completions: list[str], **columns: Any) -> list[float]:
     if any("die" in completion for completion in completions):
         die()
     return [0.5 for _ in completions]
+
+
+def silent_reward(completions: list[str], **columns: Any) -> list[None]:
+    return [None for _ in completions]
+
+
+def wordy_reward(completions: list[str], **columns: Any) -> list[str]:
+    return ["good" for _ in completions]
+
+
+def lazy_reward(completions: list[str], **columns: Any) -> None:
+    return None

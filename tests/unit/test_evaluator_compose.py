@@ -196,9 +196,9 @@ def test_user_function_gets_the_group_and_repeated_columns(pool: WorkerPool) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("short_reward", "list of 2 numbers or None, returned 1 values"),
+        ("short_reward", r"'mine' \(evaluator_targets:short_reward\) returned 1 values for 2 completions"),
         ("nan_reward", "returned nan for completion 0"),
-        ("raising_reward", "KeyError: 'solution'"),
+        ("raising_reward", "raised KeyError: 'solution'"),
         ("strict_reward", r"must take \*\*kwargs"),
         ("no_such_reward", "has no 'no_such_reward'"),
     ],

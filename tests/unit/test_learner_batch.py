@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 
+from common import messages as m
 from common.errors import RunFailure
-from learner.batch import build_batch, usable
+from learner.batch import MAX_SOURCES, TakenGroup, build_batch, usable
+from learner.metrics import step_record
 from learner.packing import pack
+from learner.trainer import StepFigures
 from tests.learner_rig import make_config, make_group
+
+_FIGURES = [field.name for field in fields_of(StepFigures)]
 
 
 def test_mask_drops_only_the_tokens_past_the_bound() -> None:
@@ -67,6 +77,60 @@ def test_figures_and_layout() -> None:
     assert packed.targets_T.tolist() == expected.tolist()
     assert packed.completion_index_T[0] == first
     assert packed.token_ids_S[:5].tolist() == groups[1].prompt_ids.tolist()
+
+
+def graded(number: int, rewards: list[dict[str, float | None]], lengths: list[int], **fields: Any) -> TakenGroup:
+    """A group whose verdicts have these components, weighted 1."""
+    verdicts = [
+        m.Verdict(outcome="pass", reward=sum(v for v in own.values() if v is not None), rewards=own) for own in rewards
+    ]
+    group = make_group(number, rewards=[0.0] * len(rewards), versions=[[0] * length for length in lengths])
+    return replace(group, header=group.header.model_copy(update={"verdicts": verdicts}), **fields)
+
+
+def test_a_component_is_reported_over_the_rollouts_that_it_applies_to() -> None:
+    first = graded(0, [{"accuracy": 1.0, "helpful": None}, {"accuracy": 0.0, "helpful": None}], [9, 7])
+    second = graded(1, [{"accuracy": None, "helpful": 3.0}, {"accuracy": None, "helpful": 2.0}], [4, 2])
+    _, figures = build_batch([first, second], 0, make_config("m").learner)
+    assert figures.rewards == {"accuracy": (0.5, 0.5), "helpful": (2.5, 0.5)}
+    assert figures.reward_lengths == {"accuracy": (8.0, pytest.approx(1.0)), "helpful": (3.0, pytest.approx(1.0))}
+    assert figures.reward == pytest.approx(1.5)
+    record = step_record(figures, SimpleNamespace(**dict.fromkeys(_FIGURES)))  # type: ignore[arg-type]
+    assert record["rewards/helpful/mean"] == 2.5
+    assert record["rewards/accuracy/mean_length"] == 8.0
+    nowhere = graded(0, [{"helpful": None}, {"helpful": None}], [2, 3])
+    _, figures = build_batch([nowhere], 0, make_config("m").learner)
+    assert figures.rewards == {}
+
+
+def test_the_correlation_with_length_is_pearsons_and_none_for_a_constant() -> None:
+    values, lengths = [0.1, 0.9, 0.4, 0.3], [3, 8, 2, 5]
+    _, figures = build_batch([graded(0, [{"a": v, "b": 1.0} for v in values], lengths)], 0, make_config("m").learner)
+    x, y = np.array(values) - np.mean(values), np.array(lengths) - np.mean(lengths)
+    assert figures.reward_lengths["a"][1] == pytest.approx((x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()))
+    assert figures.reward_lengths["b"][1] is None
+
+
+def test_rewards_and_lengths_by_source() -> None:
+    groups = [
+        graded(0, [{"a": 1.0}, {"a": 0.0}], [4, 6], source="gsm8k"),
+        graded(1, [{"a": 1.0}, {"a": 1.0}], [1, 1], source="mbpp"),
+        graded(2, [{"a": 0.0}, {"a": 0.0}], [8, 2], source="gsm8k"),
+        graded(3, [{"a": 7.0}, {"a": 7.0}], [9, 9]),  # its line names no source
+    ]
+    _, figures = build_batch(groups, 0, make_config("m").learner)
+    assert figures.by_source == {"gsm8k": (0.25, 5.0), "mbpp": (1.0, 1.0)}
+    record = step_record(figures, SimpleNamespace(**dict.fromkeys(_FIGURES)))  # type: ignore[arg-type]
+    assert record["reward_by_source/gsm8k/mean"] == 0.25
+    assert record["length_by_source/mbpp/mean"] == 1.0
+
+
+def test_many_sources_end_in_one_called_other() -> None:
+    groups = [graded(i, [{"a": float(i)}] * 2, [2, 2], source=f"s{i:02}") for i in range(MAX_SOURCES + 4)]
+    _, figures = build_batch([*groups, graded(99, [{"a": 0.0}] * 2, [2, 2], source="s18")], 0, make_config("m").learner)
+    assert len(figures.by_source) == MAX_SOURCES + 1
+    assert figures.by_source["s18"] == (9.0, 2.0)  # the most frequent is kept
+    assert figures.by_source["other"][0] == pytest.approx(np.mean([15, 16, 17, 19]))
 
 
 def test_texts_are_cut_by_bytes() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import Future
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import pytest
 from common import messages as m
 from common.errors import RunFailure
 from common.wire import Envelope
-from learner.evaluation import EvaluationDesk, consensus
+from learner.evaluation import EvaluationDesk, component_means, consensus, event_fields
 from learner.feed import ProblemFile
+from learner.metrics import evaluation_record
 from tests.learner_rig import make_config, make_group, write_data
 
 
@@ -54,6 +56,7 @@ class FakeBroker:
                     "logprobs": group.logprobs_T,
                     "versions": group.versions_T,
                     "texts": group.texts,
+                    "prompt": group.prompt,
                 }
                 return Envelope(group.header, frames)
             return Envelope(m.NoWork(), {})
@@ -141,3 +144,42 @@ def test_consensus_is_the_verdict_of_the_most_frequent_answer() -> None:
     assert consensus([right]) == 1.0
     assert consensus([right, wrong, silent]) == pytest.approx(1 / 3)
     assert consensus([silent]) is None
+
+
+def test_general_prompts_have_reward_means_and_no_part_in_pass_at_1(tmp_path: Path) -> None:
+    def outcome(task: m.AddTask) -> list[float]:
+        return [0.25, 0.75] if "-general-" in task.task_id else [1.0] * task.group_size
+
+    broker = FakeBroker(outcome)
+    write_data(tmp_path, num_eval=2, num_train=3)
+    general = ProblemFile(tmp_path / "data" / "train.jsonl")  # any other prepared file
+    own = EvaluationDesk(
+        broker,  # type: ignore[arg-type]
+        make_config("m"),
+        ProblemFile(tmp_path / "data" / "eval.jsonl"),
+        idle_limit_s=60.0,
+        general=general,
+    )
+    own.submit("before", step=0, version=0)
+    assert [task.group_size for task in broker.queue if "-general-" in task.task_id] == [2] * 3
+    (figures,) = collect(own)
+    assert (figures.pass_at_1, figures.greedy) == (1.0, 1.0)
+    assert figures.general["accuracy"] == figures.general["reward"] == 0.5
+    event = event_fields(figures)
+    assert event["general/accuracy/mean"] == 0.5
+    assert event["general/length/mean"] == figures.general["length"] > 0
+    assert "general" not in event
+    assert evaluation_record(figures)["general/reward/mean"] == 0.5
+
+
+def test_component_means_leave_out_what_does_not_apply() -> None:
+    verdicts = [
+        m.Verdict(outcome="pass", reward=2.0, rewards={"helpful": 1.5, "safe": None}),
+        m.Verdict(outcome="fail", reward=-1.0, rewards={"helpful": None, "safe": -1.0}),
+        m.Verdict(outcome="fail", reward=0.5, rewards={"helpful": 0.5, "safe": None}),
+        m.Verdict(outcome="fail", reward=0.0, rewards={"helpful": None, "safe": None}),
+    ]
+    group = make_group(versions=[[0]] * 4)
+    group = replace(group, header=group.header.model_copy(update={"verdicts": verdicts}))
+    assert component_means([group]) == {"helpful": 1.0, "safe": -1.0, "reward": 0.375, "length": 1.0}
+    assert component_means([]) == {}

@@ -48,6 +48,7 @@ class FakeBroker:
                 "logprobs": group.logprobs_T,
                 "versions": group.versions_T,
                 "texts": group.texts,
+                "prompt": group.prompt,
             }
             return Envelope(group.header, frames)
         if isinstance(header, m.Release):
@@ -64,10 +65,10 @@ def make_feed(tmp_path: Path, broker: Any, **state: Any) -> TaskFeed:
 
 def test_every_epoch_is_another_shuffle_of_all_problems(tmp_path: Path) -> None:
     feed = make_feed(tmp_path, FakeBroker())
-    epochs = [[feed.problem_index(6 * epoch + i) for i in range(6)] for epoch in range(4)]
-    assert all(sorted(epoch) == list(range(6)) for epoch in epochs)
+    epochs = [[feed.schedule.problem(6 * epoch + i) for i in range(6)] for epoch in range(4)]
+    assert all(sorted(epoch) == [("train", i) for i in range(6)] for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert [feed.problem_index(i) for i in range(6)] == epochs[0]
+    assert [feed.schedule.problem(i) for i in range(6)] == epochs[0]
 
 
 def test_tops_up_to_credit_and_never_past_what_is_wanted(tmp_path: Path) -> None:
@@ -141,6 +142,15 @@ def test_a_repeated_group_is_trained_once(tmp_path: Path) -> None:
     intake.poll(1, 0, 0.01)
     assert intake.collected() == []
     assert intake.num_duplicated == 2
+
+
+def test_a_group_knows_the_source_of_its_problem(tmp_path: Path) -> None:
+    intake = make_intake(tmp_path, FakeBroker(groups=[make_group(2)]))
+    problem = intake.feed.problem(2)
+    problem["spec"]["columns"] = {"source": "https://host/own/set"}
+    intake.feed._remember(2, problem)
+    intake.poll(1, 0, 0.01)
+    assert [group.source for group in intake.collected()] == ["set"]
 
 
 def test_a_stale_group_goes_back(tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_numbers_worked_by_hand() -> None:
             "clip_high": 1.0,
             "kl": 0.0,
             "proximal_weight": 0.0,
+            "weight_cut": 0.0,
         }
     )
 

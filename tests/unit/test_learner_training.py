@@ -20,9 +20,9 @@ from learner.model import load_policy
 from learner.optimizer import Optimizer, learning_rate
 from learner.packing import Sequences, pack
 from learner.ranks import Ranks
-from learner.sft import cold_start, example_order, read_examples
+from learner.sft import EpochOrder, cold_start, read_examples
 from learner.trainer import Trainer
-from tests.learner_rig import make_config, make_group, tiny_model
+from tests.learner_rig import make_config, make_group, tiny_model, whole
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_what_carries_no_gradient_is_not_computed(model: Path, ranks: Ranks) -> 
         trainer = Trainer(make_config(model, learner={"skip_without_gradient": skip}), model, ranks)
         batch, _ = build_batch(groups, 0, trainer.config.learner)
         figures = trainer.step(batch, 0)
-        norms.append((figures.grad_norm, [p.full_tensor() for p in trainer.policy.module.parameters()]))  # type: ignore[attr-defined]
+        norms.append((figures.grad_norm, [whole(p) for p in trainer.policy.module.parameters()]))
         fed.append(figures.num_fed_tokens)
     prompt, lengths = len(groups[1].prompt_ids), groups[1].lengths
     assert fed[1] - fed[0] == prompt + sum(length - 1 for length in lengths)
@@ -150,9 +150,9 @@ def test_with_a_penalty_all_sequences_are_computed(model: Path, ranks: Ranks) ->
 
 def test_the_warm_up_leaves_no_trace(model: Path, ranks: Ranks) -> None:
     trainer = Trainer(make_config(model), model, ranks)
-    before = [p.full_tensor().clone() for p in trainer.policy.module.parameters()]  # type: ignore[attr-defined]
+    before = [whole(p) for p in trainer.policy.module.parameters()]
     trainer.warm_up()
-    after = [p.full_tensor() for p in trainer.policy.module.parameters()]  # type: ignore[attr-defined]
+    after = [whole(p) for p in trainer.policy.module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not trainer.optimizer.adam.state
     assert all(p.grad is None for p in trainer.policy.module.parameters())
@@ -165,7 +165,7 @@ def test_a_step_does_not_depend_on_how_it_is_cut_into_micro_batches(model: Path,
         trainer = Trainer(make_config(model, learner={"tokens_per_microbatch": tokens}), model, ranks)
         batch, _ = build_batch([make_group(1), make_group(2)], 0, trainer.config.learner)
         figures = trainer.step(batch, 0)
-        results.append((figures, [p.full_tensor() for p in trainer.policy.module.parameters()]))  # type: ignore[attr-defined]
+        results.append((figures, [whole(p) for p in trainer.policy.module.parameters()]))
     (one, weights), (many, others) = results
     assert one.num_microbatches == 1
     assert (one.loss, one.grad_norm, one.entropy) == pytest.approx((many.loss, many.grad_norm, many.entropy), rel=1e-4)
@@ -247,13 +247,14 @@ def test_examples_end_with_the_end_token(tmp_path: Path, model: Path) -> None:
 
 
 def test_the_order_of_examples_is_seeded_and_covers_all() -> None:
-    epoch = [index for step in range(5) for index in example_order(10, 2, step, seed=3)]
+    order = EpochOrder([10], seed=3)
+    epoch = [index for step in range(5) for index in order.places(2 * step, 2 * step + 2)]
     assert sorted(epoch) == list(range(10))
-    again = [index for step in range(5, 10) for index in example_order(10, 2, step, seed=3)]
+    again = order.places(10, 20)
     assert sorted(again) == list(range(10))
     assert again != epoch
-    assert example_order(10, 2, 0, seed=3) == epoch[:2]
-    assert [i for step in range(5) for i in example_order(10, 2, step, seed=4)] != epoch
+    assert EpochOrder([10], seed=3).places(0, 2) == epoch[:2]
+    assert EpochOrder([10], seed=4).places(0, 10) != epoch
 
 
 def test_the_cold_start_learns_responses(model: Path, ranks: Ranks) -> None:
