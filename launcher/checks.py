@@ -13,12 +13,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config import CommonConfig, RunConfig
 from common.errors import UserError
 from common.lifecycle import RunPaths
+from launcher.hub import check_hub
 from launcher.machine import Placement, inspect_machine, place
 from launcher.processes import import_path
 from launcher.run_directory import choose_run_directory
+from launcher.trackers import check_installed
 from recipes.datasets import find_file
 from recipes.model_files import locate_model
 
@@ -49,18 +51,21 @@ def check_anywhere(config: RunConfig, config_path: Path) -> RunPaths:
     check_resume(config)
     check_ports(config)
     check_files(config)
+    check_installed(list(config.logging.to))
+    check_hub(config.hub)
     check_reward_functions(config)
     return paths
 
 
 def check_files(config: RunConfig) -> None:
     """Data files exist: found out before a model is made or fetched."""
-    for source in (config.data.train, config.data.eval):
+    general = None if config.data.general is None else config.data.general.source
+    for source in (config.data.train, config.data.eval, general, config.data.general_eval):
         if isinstance(source, str):
             find_file(source)
 
 
-def check_resume(config: RunConfig) -> None:
+def check_resume(config: CommonConfig) -> None:
     """`resume` is never, auto or a checkpoint directory with weights."""
     if config.resume in ("never", "auto"):
         return
@@ -99,7 +104,11 @@ def _check_bind(host: str, port: int, key: str) -> None:
 
 
 def check_reward_functions(config: RunConfig) -> None:
-    """A user's reward functions can be imported, as an evaluator will: in another process."""
+    """The reward can be computed: languages are known, reward models are there, and a user's functions can be imported,
+    as an evaluator will: in another process."""
+    from evaluator.compose import check_reward
+
+    check_reward(config.reward)
     for component in config.reward.components:
         if component.function is None:
             continue

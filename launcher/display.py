@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common.config import RunConfig
+from launcher.hacking import Watch, find_hacking
 from launcher.monitor import RunView
 
 PHASES = {
@@ -113,6 +114,7 @@ class LiveDisplay:
 
     def __init__(self, config: RunConfig, console: Console) -> None:
         self._config = config
+        self._watch = Watch.of(config)
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._shown_at = 0.0
 
@@ -154,6 +156,8 @@ class LiveDisplay:
         table.add_column("value", min_width=36)
         for name, value in figures(view):
             table.add_row(name, value)
+        for found in find_hacking(view.rows, view.evaluations, self._watch):
+            table.add_row("warning", Text(found.text, style="yellow"))
         return table
 
 
@@ -162,6 +166,8 @@ class PlainDisplay:
 
     def __init__(self, config: RunConfig, stream: IO[str]) -> None:
         self._config = config
+        self._watch = Watch.of(config)
+        self._warned: set[tuple[str, str, str]] = set()
         self._stream = stream
         self._phases_told = 0
         self._evaluations_told = 0
@@ -185,6 +191,10 @@ class PlainDisplay:
                 f"greedy {number(event.get('greedy'), 3)}, mean length {number(event.get('mean_length'), 1)}"
             )
         self._evaluations_told = len(view.evaluations)
+        for found in find_hacking(view.rows, view.evaluations, self._watch):
+            if (found.score, found.kind, found.against) not in self._warned:
+                self._warned.add((found.score, found.kind, found.against))
+                self._say(f"warning: {found.text}")
         if time.monotonic() - self._told_at >= PLAIN_EVERY_S:
             note = phase_note(self._config, view)
             shown = figures(view) if view.phase == "training" else []

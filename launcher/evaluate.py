@@ -1,272 +1,235 @@
-"""Owns `zeroq eval`: broker, actors and evaluators on this machine, this process in the learner's place, no training.
+"""Owns evaluation: several models on several suites through as few engines as fit, no training.
 
-problems ── AddTask (k samples; greedy) ──> broker ── actor ── evaluator ──> Take ── figures ──> table, JSON
+    suites ── plan (template, tokens) ──> requests ── Sampler ──> graded samples ── journal ── figures ──> table, files
+
+`evaluate_models` is what a pipeline calls with a sampler of its own; `run_evaluation` is the `zeroq eval` command.
 """
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 import time
-from collections import deque
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
-
-from common.client import BrokerClient
-from common.config import RunConfig, dump_config
-from common.errors import EXIT_INTERRUPTED, EXIT_OK, RunFailure, UserError
-from common.lifecycle import RunPaths, StopFlag, write_atomic
-from common.messages import AddTask, GetStatus, Group, Refused, Release, Sampling, StatusReport, Take
-from common.wire import Envelope, Payload
+from common.config import RunConfig
+from common.errors import EXIT_OK, UserError
+from common.lifecycle import StopFlag
 from evaluator.extract import final_answer, read
-from launcher.checks import check_ports, check_reward_functions
-from launcher.display import clock, number
-from launcher.machine import inspect_machine, place
-from launcher.pool import Pool
-from launcher.processes import actor_spec, broker_spec, evaluator_spec
-from recipes.datasets import load_examples
-from recipes.evaluate import ProblemResult, Sample, evaluation_figures
-from recipes.model_files import HubUnreachable, PromptTokenizer, locate_model, read_model_facts
-from recipes.prepare import Record, context_limit, needs_answer, read_prepared, to_records
-
-MAX_TOKENS = 32_768  # of R1's evaluations
-_MAX_OUTSTANDING = 512
-_NUM_TAKES = 4
-_TAKE_WAIT_S = 1.0
-_POLL_S = 0.02
-_PROGRESS_EVERY_S = 10.0
+from evaluator.graders import CODE, NO_ACCURACY, accuracy_kind
+from launcher.equality import AnswerEquality
+from launcher.eval_journal import GradedSample
+from launcher.eval_plan import (
+    GREEDY,
+    REWARD_MODEL,
+    SAMPLED,
+    SCORE,
+    EvalSettings,
+    Plan,
+    Say,
+    Select,
+    engine_groups,
+    grading_config,
+    load_suites,
+    plan,
+)
+from launcher.eval_report import EvalProblem, SuiteResult, print_table, write_json, write_results
+from launcher.sampling import Completion, Sampler, SampleRequest
+from recipes.model_files import HubUnreachable, locate_model
+from recipes.prepare import Record
+from recipes.suites.metrics import ProblemResult, RewardNames, Sample, evaluation_figures, same_text, winner
+from recipes.suites.suite import Suite
 
 
 @dataclass(frozen=True)
 class EvalRequest:
-    """What to evaluate. `max_tokens` None: what the context leaves, at most 32,768."""
+    """The command's request: model directories or names, suites, and where results go."""
 
-    samples: int
-    greedy: bool
-    max_tokens: int | None
-    limit: int | None
-    json_path: Path | None
+    models: Sequence[str]
+    suites: Sequence[Suite]
+    settings: EvalSettings
+    reward_model: str | None = None
+    out: Path | None = None
+    json_path: Path | None = None
 
 
 def run_evaluation(config: RunConfig, request: EvalRequest) -> int:
-    """Evaluate `config.model` on `config.data.train`; returns the exit code."""
-    placement = replace(place(config, inspect_machine()), actor_cores=(None,))
-    check_ports(config)
-    check_reward_functions(config)
+    """Evaluate and show; returns the exit code. Models of the same shape share an engine."""
     if request.json_path is not None and not request.json_path.resolve().parent.is_dir():
         raise UserError(f"--json {request.json_path}: its directory does not exist")
+    began = time.monotonic()
     try:
-        model = locate_model(config.model)
-        records, max_tokens = load_problems(config, request, model)
+        models = {name: locate_model(name).resolve() for name in request.models}
     except HubUnreachable as error:
         raise UserError(f"{error}; give a local path") from None
-    paths = RunPaths(Path(tempfile.mkdtemp(prefix="zeroq-eval-")))
+    config = grading_config(config, request.suites, request.reward_model)
+    examples = load_suites(request.suites)
     stop = StopFlag().install()
-    try:
-        dump_config(config, paths.config)
-        started = time.monotonic()
-        with Pool(paths, lambda event, **fields: print(f"{event}: {fields}", flush=True)) as pool:
-            pool.start(
-                [
-                    broker_spec(paths),
-                    *(evaluator_spec(config, paths, i) for i in range(config.evaluator.replicas)),
-                    *(actor_spec(config, paths, placement, i) for i in range(config.actor.replicas)),
-                ]
-            )
-            session = _Session(pool, paths, stop, read_model_facts(model).vocab_size)
-            results = session.evaluate(records, make_samplings(config, request, max_tokens))
-        if results is None:
-            return EXIT_INTERRUPTED
-        _show(config, request, max_tokens, results, time.monotonic() - started)
-        return EXIT_OK
-    finally:
-        shutil.rmtree(paths.root, ignore_errors=True)
-
-
-def load_problems(config: RunConfig, request: EvalRequest, model: Path) -> tuple[list[Record], int]:
-    """Prepared records (a run's own data/eval.jsonl is taken as it is) and the longest completion in tokens."""
-    context = context_limit(config, read_model_facts(model).context)
-    tokenizer = PromptTokenizer(model)
-    records = read_prepared(config.data.train) if isinstance(config.data.train, str) else None
-    if records is None:
-        examples = load_examples(
-            config.data.train,
-            fields=config.data.fields,
-            split=config.data.split,
-            training=False,
-            need_answer=needs_answer(config),
-            seed=config.seed,
-        )
-        records = to_records(
-            examples[: request.limit],
-            tokenizer,
-            config.data.template,
-            context,
-            request.max_tokens or 1,
-            "--max-tokens",
-        )
-    records = records[: request.limit]
-    longest = max(len(record["prompt_ids"]) for record in records)
-    room = MAX_TOKENS if context is None else min(MAX_TOKENS, context - longest)
-    max_tokens = request.max_tokens or room
-    if context is not None and longest + max_tokens > context:
-        raise UserError(
-            f"--max-tokens {max_tokens} and the longest prompt ({longest} tokens) exceed the context of {context}"
-        )
-    return records, max_tokens
-
-
-def make_samplings(config: RunConfig, request: EvalRequest, max_tokens: int) -> dict[str, tuple[int, Sampling]]:
-    """What is sampled of each problem: {kind: (number of samples, sampling)}."""
-    ev = config.eval
-    samplings = {
-        "sampled": (
-            request.samples,
-            Sampling(max_tokens=max_tokens, temperature=ev.temperature, top_p=ev.top_p, seed=config.seed),
-        )
-    }
-    if request.greedy:
-        samplings["greedy"] = (1, Sampling(max_tokens=max_tokens, temperature=0.0))
-    return samplings
-
-
-class _Session:
-    """Talks to the broker as a learner that only evaluates, and looks after the pool meanwhile."""
-
-    def __init__(self, pool: Pool, paths: RunPaths, stop: StopFlag, vocab_size: int) -> None:
-        self._pool, self._paths, self._stop, self._vocab_size = pool, paths, stop, vocab_size
-        self._told_at = time.monotonic()
-
-    def evaluate(self, records: list[Record], samplings: dict[str, tuple[int, Sampling]]) -> list[ProblemResult] | None:
-        """All problems' results, in order; None after a stop signal. RunFailure when some cannot be evaluated."""
-        endpoint = self._wait_for_broker()
-        if endpoint is None:
-            return None
-        with BrokerClient(
-            endpoint, "learner", "eval", vocab_size=self._vocab_size, version=0, weights_endpoint="static"
-        ) as client:
-            client.hello()
-            graded = self._collect(client, records, samplings)
-        if graded is None:
-            return None
-        return [
-            ProblemResult(record["id"], graded[index, "sampled"], next(iter(graded.get((index, "greedy"), [])), None))
-            for index, record in enumerate(records)
-        ]
-
-    def _collect(
-        self, client: BrokerClient, records: list[Record], samplings: dict[str, tuple[int, Sampling]]
-    ) -> dict[tuple[int, str], list[Sample]] | None:
-        """Keep the broker fed and take what is graded, until every (problem, kind) has its samples."""
-        waiting = deque((index, kind) for index in range(len(records)) for kind in samplings)
-        total, outstanding = len(waiting), 0
-        takes: list[Future[Envelope]] = []
-        graded: dict[tuple[int, str], list[Sample]] = {}
-        while len(graded) < total:
-            while waiting and outstanding < _MAX_OUTSTANDING:
-                index, kind = waiting.popleft()
-                _add_task(client, index, kind, records[index], *samplings[kind])
-                outstanding += 1
-            takes += [client.call(Take(purpose="eval", wait_s=_TAKE_WAIT_S)) for _ in range(_NUM_TAKES - len(takes))]
-            if not self._look_after(f"{len(graded)} of {total} groups graded", client):
-                return None
-            for take in [take for take in takes if take.done()]:
-                takes.remove(take)
-                envelope = take.result()
-                if isinstance(envelope.header, Group):
-                    index, kind = _parse_task_id(envelope.header.task_id)
-                    graded[index, kind] = read_samples(envelope, str(records[index]["prompt"]))
-                    client.request(Release(task_ids=[envelope.header.task_id], outcome="trained"))
-                    outstanding -= 1
-        return graded
-
-    def _wait_for_broker(self) -> str | None:
-        while not self._paths.endpoints.exists():
-            if not self._look_after("starting", None):
-                return None
-        return str(json.loads(self._paths.endpoints.read_text())["learner"])
-
-    def _look_after(self, doing: str, client: BrokerClient | None) -> bool:
-        """Poll the pool, say something now and then; False once a stop was asked for."""
-        self._pool.poll()
-        if time.monotonic() - self._told_at >= _PROGRESS_EVERY_S:
-            self._told_at = time.monotonic()
-            print(f"evaluating: {doing}", flush=True)
-            if client is not None:
-                _refuse_dead_letters(client)
-        return not self._stop.wait(_POLL_S)
-
-
-def _add_task(
-    client: BrokerClient, index: int, kind: str, record: Record, num_samples: int, sampling: Sampling
-) -> None:
-    task = AddTask(task_id=f"{kind}/{index}", purpose="eval", group_size=num_samples, sampling=sampling)
-    payload: Payload = {
-        "prompt_ids": np.asarray(record["prompt_ids"], dtype=np.int32),
-        "prompt": str(record["prompt"]).encode(),
-        "spec": json.dumps(record["spec"], ensure_ascii=False).encode(),
-    }
-    reply = client.request(task, payload).header
-    if isinstance(reply, Refused):
-        raise RunFailure(f"the broker refused problem {record['id']}: {reply.detail}")
-
-
-def _parse_task_id(task_id: str) -> tuple[int, str]:
-    kind, _, index = task_id.partition("/")
-    return int(index), kind
-
-
-def _refuse_dead_letters(client: BrokerClient) -> None:
-    header = client.request(GetStatus()).header
-    if isinstance(header, StatusReport) and header.status["dead_letters"]:
-        letters = header.status["dead_letters"]
-        raise RunFailure(f"{len(letters)} problem(s) could not be evaluated; the last: {letters[-1]}")
-
-
-def read_samples(envelope: Envelope, prompt: str) -> list[Sample]:
-    """The graded completions of a group."""
-    header = envelope.header
-    assert isinstance(header, Group)
-    texts, start, samples = envelope.blob("texts"), 0, []
-    for rollout, verdict in zip(header.rollouts, header.verdicts, strict=True):
-        text = texts[start : start + rollout.text_bytes].decode("utf-8", errors="replace")
-        start += rollout.text_bytes
-        answer = final_answer(read(prompt, text))
-        samples.append(Sample(verdict.outcome == "pass", answer, rollout.num_tokens, rollout.finish_reason == "length"))
-    return samples
-
-
-def _show(
-    config: RunConfig, request: EvalRequest, max_tokens: int, results: list[ProblemResult], wall_s: float
-) -> None:
-    found = evaluation_figures(results)
-    settings: dict[str, Any] = {
-        "model": config.model,
-        "data": config.data.train if isinstance(config.data.train, str) else config.data.train.model_dump(),
-        "template": config.data.template,
-        "temperature": config.eval.temperature,
-        "top_p": config.eval.top_p,
-        "max_tokens": max_tokens,
-        "seed": config.seed,
-        "wall_s": round(wall_s, 3),
-    }
-    table = Table(title=f"{config.model}: {found['num_problems']} problems, {found['samples']} samples each")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    error = number(found["pass_at_1_standard_error"], 4)
-    table.add_row("pass@1 (± standard error)", f"{number(found['pass_at_1'], 4)} ± {error}")
-    table.add_row(f"cons@{found['samples']}", number(found["cons_at_k"], 4))
-    table.add_row("greedy", number(found["greedy"], 4))
-    table.add_row("mean length, tokens", number(found["mean_length"], 1))
-    table.add_row("clipped ratio", number(found["clipped_ratio"], 4))
-    table.add_row("wall time", clock(wall_s))
-    Console().print(table)
+    results: dict[str, dict[str, SuiteResult]] = {}
+    for group in engine_groups(models):
+        own = config.model_copy(update={"model": str(next(iter(group.values())))})
+        plans = plan(own, group, request.suites, request.settings, request.out, examples)
+        if any(p.missing for p in plans):
+            with Sampler(own, stop=stop, swappable=len(group) > 1) as sampler:
+                _sample(plans, sampler, print)
+        results |= _results(own, plans, request.settings)
+    wall_s = time.monotonic() - began
+    print_table(results)
+    if request.out is not None:
+        write_results(request.out, results)
+        print(f"results, and every sample, in {request.out}")
     if request.json_path is not None:
-        write_atomic(request.json_path, json.dumps(settings | found, indent=2) + "\n")
+        write_json(request.json_path, results, wall_s)
+    return EXIT_OK
+
+
+def evaluate_models(
+    config: RunConfig,
+    models: Mapping[str, Path],
+    suites: Sequence[Suite],
+    sampler: Sampler,
+    settings: EvalSettings,
+    *,
+    out: Path | None = None,
+    say: Say = print,
+) -> dict[str, dict[str, SuiteResult]]:
+    """Every model on every suite through one running engine: {model's name: {suite's name: result with all samples}}.
+
+    `config` is the sampler's, made by `grading_config` for these suites; models must fit its engine. With `out`,
+    samples are kept there as they come, what is there is not sampled again, and results are written. Raises UserError,
+    RunFailure, and KeyboardInterrupt when the sampler is stopped.
+    """
+    plans = plan(config, models, suites, settings, out, load_suites(suites, say))
+    _sample(plans, sampler, say)
+    results = _results(config, plans, settings)
+    if out is not None:
+        write_results(out, results)
+    return results
+
+
+def _sample(plans: Sequence[Plan], sampler: Sampler, say: Say) -> None:
+    """Sample what is missing, model by model; every problem is in its journal as soon as it is graded."""
+    for model in dict.fromkeys(p.model for p in plans):
+        own = [p for p in plans if p.model == model]
+        left = {number: len(p.missing) for number, p in enumerate(own)}
+        if not any(left.values()):
+            continue
+        there = sum(len(p.journal.found) for p in own)
+        on = own[0].suite.name if len(own) == 1 else f"{len(own)} suites"
+        say(f"{model}: {sum(left.values())} requests on {on}{f', {there} there already' if there else ''}")
+        sampler.load(own[0].path)
+        try:
+            for task in sampler.sample(list(_requests(own))):
+                number, index, kind = task.key.split("/")
+                p = own[int(number)]
+                p.journal.add(int(index), kind, [_graded(p.records[int(index)], c) for c in task.completions])
+                left[int(number)] -= 1
+                if not left[int(number)]:
+                    say(f"{model}: {p.suite.name} is through")
+        finally:
+            for p in own:
+                p.journal.close()
+
+
+def _requests(plans: Sequence[Plan]) -> Iterator[SampleRequest]:
+    for number, p in enumerate(plans):
+        for index, kind in p.missing:
+            yield SampleRequest(f"{number}/{index}/{kind}", p.records[index], *p.samplings[kind])
+
+
+def _graded(record: Record, completion: Completion) -> GradedSample:
+    verdict = completion.verdict
+    scores = [v for name, v in verdict.rewards.items() if name.partition("_")[0] == SCORE and v is not None]
+    return GradedSample(
+        response=completion.text,
+        num_tokens=completion.num_tokens,
+        clipped=completion.clipped,
+        outcome=verdict.outcome,
+        passed=all(score >= 1.0 for score in scores) if scores else verdict.outcome == "pass",
+        reward=verdict.reward,
+        rewards=dict(verdict.rewards),
+        detail=verdict.detail,
+        answer=_answer(record, completion.text),
+    )
+
+
+def _answer(record: Record, text: str) -> str | None:
+    """What a completion answers, by the extraction that its grading uses; programs are no answers to vote on."""
+    response, kind = read(str(record["prompt"]), text), record["spec"].get("kind")
+    if kind == CODE:
+        return None
+    how = accuracy_kind(kind)
+    return final_answer(response) if how is None else how.extract(response)
+
+
+def _results(config: RunConfig, plans: Sequence[Plan], settings: EvalSettings) -> dict[str, dict[str, SuiteResult]]:
+    """Figures of every plan, all of whose samples are there."""
+    names = _names(config)
+    results: dict[str, dict[str, SuiteResult]] = {}
+    with AnswerEquality(config.reward.math_timeout_s) as equality:
+        for p in plans:
+            measured = [_measured(p, index, equality) for index in range(len(p.records))]
+            figures = evaluation_figures(measured, names=names, seed=settings.seed)
+            problems = [
+                EvalProblem(
+                    id=str(record["id"]),
+                    prompt=str(record["prompt"]),
+                    gold=record["spec"].get("answer"),
+                    samples=p.journal.found[index, SAMPLED],
+                    greedy=next(iter(p.journal.found.get((index, GREEDY), [])), None),
+                    selected=_selected(measured[index], settings.select, equality),
+                )
+                for index, record in enumerate(p.records)
+            ]
+            if settings.select is not None:
+                figures["selected"] = {
+                    "by": settings.select,
+                    "accuracy": _selected_accuracy(measured, problems, settings),
+                }
+            asked = p.asked | {"max_tokens": p.samplings[SAMPLED][1].max_tokens}
+            results.setdefault(p.model, {})[p.suite.name] = SuiteResult(p.model, p.suite, asked, figures, problems)
+    return results
+
+
+def _names(config: RunConfig) -> RewardNames:
+    """The components that hold format, language and the reward model's score."""
+    first = {component.kind: component.name for component in reversed(config.reward.components)}
+    score = REWARD_MODEL if any(c.name == REWARD_MODEL for c in config.reward.components) else None
+    return RewardNames(first.get("format"), first.get("language"), score)
+
+
+def _measured(p: Plan, index: int, equality: AnswerEquality) -> ProblemResult:
+    record = p.records[index]
+    kind = record["spec"].get("kind")
+    greedy = p.journal.found.get((index, GREEDY))
+    return ProblemResult(
+        str(record["id"]),
+        [_plain(sample) for sample in p.journal.found[index, SAMPLED]],
+        None if greedy is None else _plain(greedy[0]),
+        votable=kind not in (CODE, NO_ACCURACY),
+        equal=equality if kind == "math" else same_text,
+    )
+
+
+def _plain(sample: GradedSample) -> Sample:
+    return Sample(sample.passed, sample.answer, sample.num_tokens, sample.clipped, sample.rewards)
+
+
+def _selected_accuracy(
+    measured: Sequence[ProblemResult], problems: Sequence[EvalProblem], settings: EvalSettings
+) -> float | None:
+    """Share of problems whose selected sample is right; a majority only where answers can be compared."""
+    able = [q for m, q in zip(measured, problems, strict=True) if m.votable or settings.select != "majority"]
+    right = [q.selected is not None and q.samples[q.selected].passed for q in able]
+    return sum(right) / len(right) if right else None
+
+
+def _selected(result: ProblemResult, select: Select | None, equality: AnswerEquality) -> int | None:
+    """The sample that one would hand out: the majority's, or the one of the highest score."""
+    if select is None:
+        return None
+    if select == "majority":
+        return winner(result.samples, result.equal or equality)
+    scores = [sample.rewards.get(REWARD_MODEL) for sample in result.samples]
+    given = [score for score in scores if score is not None]
+    return scores.index(max(given)) if given else 0

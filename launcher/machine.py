@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config import RunConfig, TrainingSection
 from common.errors import UserError
 
 
@@ -63,6 +63,22 @@ def place(config: RunConfig, machine: Machine) -> Placement:
         learner_threads = max(1, available // config.learner.ranks)
     actor_gpus, learner_gpus = _place_gpus(config, machine)
     return Placement(actor_cores, learner_cores, learner_threads, actor_gpus, learner_gpus)
+
+
+def place_job(learner: TrainingSection, machine: Machine) -> tuple[int, tuple[str, ...]]:
+    """Threads of each rank of a supervised job, which has the machine to itself, and its GPUs. MachineLacks."""
+    threads = learner.num_threads or max(1, len(machine.cores) // learner.ranks)
+    if learner.device == "cpu":
+        return threads, ()
+    if not machine.gpus:
+        raise MachineLacks(
+            "learner.device=cuda: no GPU is visible to this process; set learner.device=cpu, or check nvidia-smi"
+        )
+    if learner.ranks > len(machine.gpus):
+        raise MachineLacks(
+            f"learner.ranks={learner.ranks}: {len(machine.gpus)} GPU(s) are visible; lower learner.ranks"
+        )
+    return threads, machine.gpus[: learner.ranks]
 
 
 def _place_cores(

@@ -27,11 +27,16 @@ Row = dict[str, Any]
 
 
 class LineTail:
-    """New complete JSON lines of a file that somebody else appends to."""
+    """New complete JSON lines of a file that somebody else appends to, from byte `offset` on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, offset: int = 0) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = offset
+
+    @property
+    def offset(self) -> int:
+        """Bytes read so far."""
+        return self._offset
 
     def read(self) -> list[Row]:
         """Objects of the lines completed since the last call; a file that does not exist yet has none."""

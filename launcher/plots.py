@@ -17,16 +17,17 @@ def draw_all(view: RunView) -> dict[str, tuple[str, bytes]]:
     """PNG of every figure for which there are data: {file stem: (caption, PNG bytes)}."""
     drawers: dict[str, tuple[str, Callable[[Any, RunView], bool]]] = {
         "reward": ("Mean reward of the groups trained on, by optimizer step", _reward),
-        "accuracy": ("Held-out accuracy: pass@1 over k samples, and greedy", _accuracy),
+        "accuracy": ("Held-out accuracy: pass@1 and cons@k over k samples, and greedy", _accuracy),
         "length": ("Mean response length, tokens", _length),
         "staleness": ("Tokens trained on, by staleness in publishes", _staleness),
         "time": ("Where the learner's time went, seconds per step", _time),
         "phases": ("Where the run's time went, seconds per phase", _phases),
     }
-    return {name: (caption, png) for name, (caption, draw) in drawers.items() if (png := _draw(draw, caption, view))}
+    return {name: (caption, png) for name, (caption, draw) in drawers.items() if (png := to_png(draw, caption, view))}
 
 
-def _draw(draw: Callable[[Any, RunView], bool], caption: str, view: RunView) -> bytes | None:
+def to_png(draw: Callable[[Any, RunView], bool], caption: str, view: RunView) -> bytes | None:
+    """One figure; None when `draw(axes, view)` says that there is nothing to show."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure  # no pyplot: it keeps global state and looks for a display
 
@@ -45,7 +46,8 @@ def _draw(draw: Callable[[Any, RunView], bool], caption: str, view: RunView) -> 
     return buffer.getvalue()
 
 
-def _count_steps(axes: Any) -> None:
+def count_steps(axes: Any) -> None:
+    """Label the x axis."""
     axes.set_xlabel("optimizer step")
     axes.xaxis.get_major_locator().set_params(integer=True)
 
@@ -67,17 +69,17 @@ def _reward(axes: Any, view: RunView) -> bool:
         return False
     axes.plot(steps, values, alpha=0.35, color="tab:blue", label="step")
     axes.plot(steps, running_mean(values, 10), color="tab:blue", label="mean of 10 steps")
-    _count_steps(axes)
+    count_steps(axes)
     return True
 
 
 def _accuracy(axes: Any, view: RunView) -> bool:
-    for key, label in (("pass_at_1", "pass@1"), ("greedy", "greedy")):
+    for key, label in (("pass_at_1", "pass@1"), ("cons_at_k", "cons@k"), ("greedy", "greedy")):
         steps, values = series(view.evaluations, key)
         if values:
             axes.plot(steps, values, marker="o", label=label)
     axes.set_ylim(0, 1)
-    _count_steps(axes)
+    count_steps(axes)
     return bool(view.evaluations)
 
 
@@ -89,7 +91,7 @@ def _length(axes: Any, view: RunView) -> bool:
     if held_out:
         axes.plot(held_out_steps, held_out, color="tab:olive", marker="o", label="held-out")
     axes.set_ylim(bottom=0)
-    _count_steps(axes)
+    count_steps(axes)
     return bool(values or held_out)
 
 
@@ -115,7 +117,7 @@ def _time(axes: Any, view: RunView) -> bool:
     steps = [int(r["step"]) for r in rows]
     parts = [*_LEARNER_PARTS, _PUBLISH]
     axes.stackplot(steps, *[[float(r.get(key) or 0.0) for r in rows] for key, _ in parts], labels=[n for _, n in parts])
-    _count_steps(axes)
+    count_steps(axes)
     return True
 
 

@@ -33,8 +33,8 @@ def print_preview(config_path: Path, overrides: list[str]) -> int:
     for name, value in describe(config, paths, data, context):
         table.add_row(name, value)
     console.print(table)
-    for note in notes:
-        console.print(f"note: {note}", soft_wrap=True)
+    for note in (*notes, *(data.notes if data is not None else ())):
+        console.print(f"note: {note}", soft_wrap=True, markup=False)
     return EXIT_OK
 
 

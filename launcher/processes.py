@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from common.config import RunConfig
+from common.config import RunConfig, TrainingSection
 from common.lifecycle import RunPaths
 from launcher.machine import Placement
 
@@ -73,6 +73,20 @@ def learner_spec(config: RunConfig, paths: RunPaths, placement: Placement) -> Pr
     if placement.learner_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(placement.learner_gpus)
     return ProcessSpec("learner", "learner", command, environment, placement.learner_cores)
+
+
+def job_spec(
+    module: str, learner: TrainingSection, paths: RunPaths, threads: int, gpus: tuple[str, ...] = ()
+) -> ProcessSpec:
+    """A supervised job, which is a learner without a broker: `python -m MODULE`, or torchrun with one per rank."""
+    command = _module(module, paths, "learner")
+    if learner.ranks > 1:
+        torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(learner.ranks))
+        command = (sys.executable, *torchrun, *command[1:])
+    environment = _environment(threads)
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return ProcessSpec("learner", "learner", command, environment)
 
 
 def _module(room: str, paths: RunPaths, name: str) -> tuple[str, ...]:

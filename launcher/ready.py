@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import EvaluatorSection, RunConfig, dump_config, load_config
+from common.config import CommonConfig, EvaluatorSection, RunConfig, dump_config, load_config
 from common.errors import RunFailure, UserError
 from common.lifecycle import RunPaths, write_atomic
 from launcher.checks import check_input
@@ -93,7 +93,7 @@ def with_sandbox(section: EvaluatorSection, data: PreparedData) -> EvaluatorSect
     return section.model_copy(update={"code": "on"}) if section.code == "auto" and programs else section
 
 
-def resolve_model(config: RunConfig, folder: Path) -> Path:
+def resolve_model(config: CommonConfig, folder: Path) -> Path:
     """The model's directory; for `tiny` it is made in `folder`/model unless it is there already."""
     if config.model != "tiny":
         return locate_model(config.model)
@@ -122,7 +122,7 @@ def versions(config_path: Path, overrides: list[str]) -> dict[str, object]:
         "overrides": overrides,
         "python": platform.python_version(),
         "zeroq": _version("zeroq"),
-        "commit": _commit(),
+        "commit": commit(),
         "packages": {name: version for name in _PACKAGES if (version := _version(name))},
     }
 
@@ -134,7 +134,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str | None:
+def commit() -> str | None:
     """Commit of our own checkout, with `+changes` if it was edited; None when this is no checkout."""
     git = shutil.which("git")
     if git is None or not (_ROOT / ".git").exists():

@@ -5,16 +5,22 @@ from __future__ import annotations
 import base64
 import html
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from common.config import RunConfig, load_config
+from common.errors import UserError
 from common.lifecycle import RunPaths, write_atomic
 from launcher.display import number
 from launcher.monitor import LineTail, Row, RunView
 from launcher.plots import draw_all
+from launcher.reward_plots import draw_rewards
+from launcher.samples import Filters, read_samples, sample_files
 from launcher.summary import summary_rows
 
 _NUM_SAMPLES = 12
+_T = TypeVar("_T")
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
@@ -28,12 +34,21 @@ pre { background: #f6f6f6; padding: .8rem; overflow-x: auto; white-space: pre-wr
 def write_report(paths: RunPaths, summary: dict[str, Any] | None = None) -> Path:
     """Write DIR/report.html and DIR/plots/*.png from what the run has left so far; returns the report's path."""
     view = read_view(paths)
-    plots = draw_all(view)
+    config = read_config(paths)
+    plots = draw_all(view) | (draw_rewards(view, config) if config else {})
     (paths.root / "plots").mkdir(exist_ok=True)
     for name, (_, png) in plots.items():
         (paths.root / "plots" / f"{name}.png").write_bytes(png)
     write_atomic(paths.report, render_report(paths, view, plots, summary))
     return paths.report
+
+
+def read_config(paths: RunPaths) -> RunConfig | None:
+    """The run's configuration; None where it is missing or of another version."""
+    try:
+        return load_config(paths.config) if paths.config.exists() else None
+    except UserError:  # a report of all else is better than none
+        return None
 
 
 def read_view(paths: RunPaths) -> RunView:
@@ -59,7 +74,7 @@ def render_report(
         for caption, png in plots.values()
     ]
     parts.append(_restarts(view.restarts))
-    parts.append(_samples(LineTail(paths.root / "samples.jsonl").read()))
+    parts.append(_samples(paths.root / "samples"))
     for title, path in (("Configuration", paths.config), ("Versions", paths.versions)):
         if path.exists():
             parts.append(f"<h2>{title}</h2><pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>")
@@ -83,19 +98,27 @@ def _restarts(restarts: list[Row]) -> str:
     return f"<h2>Restarts</h2><ul>{items}</ul>"
 
 
-def _samples(samples: list[Row]) -> str:
-    """Responses from first to last step, evenly picked."""
-    if not samples:
+def _samples(folder: Path) -> str:
+    """Responses from first to last step, evenly picked; `zeroq samples` shows the others."""
+    if not any(folder.glob("samples*.parquet")):
         return ""
-    count = min(_NUM_SAMPLES, len(samples))
-    picked = [samples[i * (len(samples) - 1) // max(1, count - 1)] for i in range(count)]
+    try:
+        files = _evenly([path for _, path in sample_files(folder)], 2 * _NUM_SAMPLES)  # all could be gigabytes
+        samples = [sample for path in files for sample in read_samples(path, Filters(), None).samples]
+    except UserError as error:  # a report of all else is better than none
+        return f"<h2>Responses</h2><p>{html.escape(str(error))}</p>"
     rows = "".join(
-        f"<tr><td>{sample.get('step', '-')}</td><td>{number(sample.get('reward'), 2)}</td>"
-        f"<td><pre>{html.escape(str(sample.get('prompt', '')))}\n"
-        f"{html.escape(str(sample.get('text', '')))}</pre></td></tr>"
-        for sample in picked
+        f"<tr><td>{number(sample.step, 0)}</td><td>{number(sample.reward, 2)}</td>"
+        f"<td><pre>{html.escape(sample.prompt)}\n{html.escape(sample.text)}</pre></td></tr>"
+        for sample in _evenly(samples, _NUM_SAMPLES)
     )
     return f"<h2>Responses</h2><table><tr><th>step</th><th>reward</th><th>prompt and response</th></tr>{rows}</table>"
+
+
+def _evenly(items: Sequence[_T], count: int) -> list[_T]:
+    """At most `count` of them from the first to the last."""
+    count = min(count, len(items))
+    return [items[i * (len(items) - 1) // max(1, count - 1)] for i in range(count)]
 
 
 def load_summary(paths: RunPaths) -> dict[str, Any] | None:

@@ -15,6 +15,8 @@ from common.config import RunConfig
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, ZeroqError
 from common.lifecycle import RunPaths, StopFlag, record_event, register_process
 from launcher.display import Display, make_display
+from launcher.hub import CheckpointPusher
+from launcher.loggers import LogForwarder
 from launcher.monitor import RunMonitor, RunView
 from launcher.pool import Pool
 from launcher.processes import plan_processes
@@ -26,23 +28,29 @@ from launcher.summary import make_summary, print_summary, write_summary
 _POLL_S = 0.1
 
 
-def run_training(config_path: Path, overrides: list[str]) -> int:
-    """Train; returns the exit code. UserError for bad input, RunFailure when the run cannot go on."""
+def run_training(config_path: Path, overrides: list[str], *, stop: StopFlag | None = None) -> int:
+    """Train; returns the exit code. UserError for bad input, RunFailure when the run cannot go on.
+
+    `stop`: the caller's flag, where it has taken over the signals already.
+    """
     started = time.monotonic()
     with ready_run(config_path, overrides) as ready:
         _forget_last_start(ready.paths)
         _announce(ready)
-        return _train(ready, started)
+        return _train(ready, started, stop or StopFlag().install())
 
 
-def _train(ready: ReadyRun, started: float) -> int:
+def _train(ready: ReadyRun, started: float, stop: StopFlag) -> int:
     """From the first process to the report."""
     paths, config = ready.paths, ready.config
-    stop = StopFlag().install()
     console = Console()
     register_process(paths, "launcher", "launcher", None)
     record_event(paths, "phase", name="starting")
-    with RunMonitor(paths) as monitor:
+    with (
+        RunMonitor(paths) as monitor,
+        LogForwarder(config.logging, paths, config.model_dump(mode="json")),
+        CheckpointPusher(config.hub, paths) as pusher,
+    ):
         result = "failed"
         try:
             with Pool(paths, partial(record_event, paths)) as pool:
@@ -59,6 +67,8 @@ def _train(ready: ReadyRun, started: float) -> int:
                 _conclude(paths, config, monitor.poll_files(), time.monotonic() - started, result)
             raise
         summary = _conclude(paths, config, monitor.poll_files(), time.monotonic() - started, result)
+        if result == "finished":
+            pusher.finish()
     print_summary(paths, summary, console)
     return EXIT_OK if result == "finished" else EXIT_INTERRUPTED
 
@@ -103,3 +113,5 @@ def _announce(ready: ReadyRun) -> None:
         file=sys.stdout,
         flush=True,
     )
+    for note in data.notes:
+        print(f"  note: {note}", flush=True)

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from common.config import RunConfig
+from common.config import CommonConfig
 from common.errors import UserError
 from common.lifecycle import RunPaths
 
 _LOCK = ".lock"
 
 
-def choose_run_directory(config: RunConfig, config_path: Path) -> RunPaths:
+def choose_run_directory(config: CommonConfig, config_path: Path) -> RunPaths:
     """The run's directory; UserError when it exists and `resume` is `never`, or cannot be made."""
     name = config.run.name or f"{config_path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if name in (".", "..") or "/" in name or name.startswith("."):

@@ -11,6 +11,7 @@ from rich.table import Table
 from common.config import RunConfig
 from common.lifecycle import RunPaths, write_atomic
 from launcher.display import clock, number
+from launcher.hacking import Watch, find_hacking
 from launcher.monitor import RunView, token_rate
 
 LEARNER_SUMMARY = "learner_summary.json"
@@ -23,7 +24,8 @@ def make_summary(
     """The figures of a run, whether it finished or not; None where there is none. `wall_s`: duration of `zeroq run`.
 
     groups_lost counts admitted tasks that are neither trained, evaluated nor still in the river: dead-lettered ones,
-    and any that the broker lost track of (there should be none).
+    and any that the broker lost track of (there should be none). `general_before`, `general_after`: means of reward
+    components over held-out general prompts, where there are any.
     """
     learner = _learner_summary(paths)
     counters = (status or {}).get("counters", {})
@@ -34,6 +36,10 @@ def make_summary(
     for name, key in _BEFORE_AND_AFTER:
         summary[f"{name}_before"] = learner.get(f"{name}_before", first.get(key))
         summary[f"{name}_after"] = learner.get(f"{name}_after", last.get(key))
+    for label, event in (("before", first), ("after", last)):
+        general = {key.split("/")[1]: value for key, value in event.items() if key.startswith("general/")}
+        if general:
+            summary[f"general_{label}"] = general
     summary |= {
         "wall_s": round(wall_s, 3),
         "steps": learner.get("steps", view.step),
@@ -51,6 +57,7 @@ def make_summary(
         "name": paths.root.name,
         "seed": config.seed,
         "max_staleness": config.learner.max_staleness,
+        "reward_hacking": [found.text for found in find_hacking(view.rows, view.evaluations, Watch.of(config))],
     }
     return summary | {key: value for key, value in learner.items() if key not in summary}
 
@@ -89,6 +96,7 @@ def summary_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
         ("largest staleness trained on", number(summary.get("staleness_max"), 0), ""),
         ("groups", f"{groups}, {number(summary.get('groups_duplicated'), 0)} duplicated", ""),
         ("restarts", number(summary.get("restarts"), 0), ""),
+        *(("warning", str(text), "") for text in summary.get("reward_hacking") or []),
     ]
 
 

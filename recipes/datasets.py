@@ -1,6 +1,7 @@
 """Owns reading problems: JSON-lines files, Hugging Face datasets, reasoning-gym generators, all to `Example`s.
 
-A bad line is an error here, with file and line number, and not an exception of some process an hour later.
+A bad line is an error here, with file and line number, and not an exception of some process an hour later. Columns of
+other libraries are read by recipes/columns.py, prompts that are chat messages by recipes/conversations.py.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import gzip
 import json
 import os
 import re
+import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +21,8 @@ from typing import Any
 from common.config import FieldMap, ReasoningGymSource
 from common.errors import UserError
 from recipes.code import code_spec, is_code, statement
+from recipes.columns import Columns, columns_of, to_zeroq
+from recipes.conversations import Messages, plain_text, read_messages
 from recipes.model_files import HubUnreachable, is_hub_name
 from recipes.problems import SOURCE as REASONING_GYM
 from recipes.problems import reasoning_gym_problems
@@ -35,7 +39,9 @@ _GSM8K_CALCULATOR = re.compile(r"<<[^<>]*>>")
 class Example:
     """One problem. `columns`: the rest of its line, for graders and user reward functions; `where`: its origin.
 
-    `code`: how a program is graded (recipes/code.py); the tests are there and not in `columns`.
+    `code`: how a program is graded (recipes/code.py); the tests are there and not in `columns`. `messages`: the prompt
+    as a conversation, if the data have one; `prompt` is its text then (recipes/conversations.py), by which problems are
+    told apart.
     """
 
     id: str
@@ -46,6 +52,16 @@ class Example:
     columns: dict[str, Any] = field(default_factory=dict)
     reasoning_gym: dict[str, Any] | None = None
     code: dict[str, Any] | None = None
+    messages: Messages | None = None
+
+    @property
+    def question(self) -> str | Messages:
+        """What is put into a prompt template."""
+        return self.messages if self.messages is not None else self.prompt
+
+
+def _say(note: str) -> None:
+    print(f"note: {note}", file=sys.stderr, flush=True)
 
 
 def load_examples(
@@ -57,29 +73,40 @@ def load_examples(
     need_answer: bool = True,
     seed: int = 0,
     exclude: AbstractSet[str] = frozenset(),
+    say: Callable[[str], object] = _say,
 ) -> list[Example]:
     """All problems of `source`, in its order, without those whose prompt is in `exclude`.
 
-    `training` refuses lines marked eval_only; `need_answer` refuses lines without an answer (code needs none).
+    `training` refuses lines marked eval_only; `need_answer` refuses lines without an answer (code needs none). `say`
+    is told in one line when another library's columns were recognised (default: standard error).
     Raises UserError naming file, line and remedy; HubUnreachable when only the hub could tell.
     """
     if isinstance(source, ReasoningGymSource):
         return _generate(source, seed, exclude)
-    path = find_file(source)
     fields = fields or FieldMap()
-    rows = _read_lines(path) if path else _hugging_face_rows(source, split)
     examples = []
     seen: dict[str, str] = {}
-    for where, row in rows:
-        example = _example(row, where, fields, training, need_answer)
+    columns: Columns | None = None
+    for where, row in read_rows(source, split):
+        if columns is None:
+            columns = columns_of(fields, row)
+            if note := columns.note(source):
+                say(note)
+        example = _example(row, where, columns, training, need_answer)
         if example.id in seen:
             raise UserError(f"{where}: id {example.id!r} is taken by {seen[example.id]}; ids must differ")
         seen[example.id] = where
         if example.prompt not in exclude:
             examples.append(example)
     if not seen:
-        raise UserError(f"{path or source}: no problems in it; one JSON object a line is expected")
+        raise UserError(f"{find_file(source) or source}: no problems in it; one JSON object a line is expected")
     return examples
+
+
+def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """(where, row) of a JSON-lines file or a Hugging Face dataset, as they are. UserError names file and line."""
+    path = find_file(source)
+    return _read_lines(path) if path else _hugging_face_rows(source, split)
 
 
 def find_file(source: str) -> Path | None:
@@ -132,38 +159,48 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _example(row: Mapping[str, Any], where: str, fields: FieldMap, training: bool, need_answer: bool) -> Example:
-    if training and row.get("eval_only"):
+def _example(given: Mapping[str, Any], where: str, names: Columns, training: bool, need_answer: bool) -> Example:
+    if training and given.get("eval_only"):
         raise UserError(f"{where}: marked eval_only, which may not be trained on; use it as data.eval")
-    prompt = row.get(fields.prompt)
+    try:
+        row = to_zeroq(given, names)
+        messages = read_messages(row["prompt"]) if isinstance(row["prompt"], list) else None
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    prompt = row["prompt"] if messages is None else plain_text(messages)
     if not isinstance(prompt, str) or not prompt.strip():
         raise UserError(
-            f"{where}: field {fields.prompt!r} must be the problem's text, got {_short(prompt)}; the line has "
-            f"{', '.join(map(str, row)) or 'no fields'} (name another with data.fields.prompt=NAME)"
+            f"{where}: field {names.prompt!r} must be the problem's text, got {_short(prompt)}; the line has "
+            f"{', '.join(map(str, given)) or 'no fields'} (name another with data.fields.prompt=NAME)"
         )
-    answer, solution = _text(row, fields.answer, where), _text(row, fields.solution, where)
+    answer, solution = _text(row["answer"], names.answer, where), _text(row["solution"], names.solution, where)
     if answer and solution is None and (marked := _GSM8K_ANSWER.search(answer)):
         solution, answer = answer, marked[1].replace(",", "")  # the hub's GSM8K keeps both in one column
     code = _code(row, where)
     if need_answer and not answer and code is None:
         raise UserError(
-            f"{where}: field {fields.answer!r} must hold the answer that the accuracy reward compares with "
+            f"{where}: field {names.answer!r} must hold the answer that the accuracy reward compares with "
             "(name another with data.fields.answer=NAME)"
         )
     identity = str(row.get("id") or where.rpartition("/")[2])
     if len(identity) > MAX_ID_CHARACTERS:
         raise UserError(f"{where}: id of {len(identity)} characters; at most {MAX_ID_CHARACTERS}")
-    columns = {str(key): value for key, value in row.items() if key not in ("id", fields.prompt)}
+    columns = {str(key): value for key, value in row.items() if key not in ("id", "prompt", names.prompt)}
     columns |= {"answer": answer, "solution": solution}
     if code is not None:
-        prompt = statement(row, prompt, code)
+        if messages is None:
+            prompt = statement(row, prompt, code)
+        else:  # what the statement lacks is said at the end of the last turn
+            last = messages[-1]
+            messages = [*messages[:-1], last | {"content": statement(row, str(last["content"]), code)}]
+            prompt = plain_text(messages)
         columns = {key: value for key, value in columns.items() if key not in _TESTS}
     try:
-        json.dumps([identity, prompt, columns, code], ensure_ascii=False).encode("utf-8")
+        json.dumps([identity, prompt, columns, code, messages], ensure_ascii=False).encode("utf-8")
     except (TypeError, UnicodeEncodeError) as error:
         raise UserError(f"{where}: cannot be sent as JSON in UTF-8: {error}") from None
     generated = _generated_entry(row, prompt, answer)
-    return Example(identity, prompt, answer, solution, where, columns, generated, code)
+    return Example(identity, prompt, answer, solution, where, columns, generated, code, messages)
 
 
 def _code(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
@@ -175,8 +212,7 @@ def _code(row: Mapping[str, Any], where: str) -> dict[str, Any] | None:
         raise UserError(f"{where}: {error}") from None
 
 
-def _text(row: Mapping[str, Any], name: str, where: str) -> str | None:
-    value = row.get(name)
+def _text(value: Any, name: str, where: str) -> str | None:
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, int | float) and not isinstance(value, bool):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import UserError, ZeroqError
+from recipes.conversations import ChatFacts, Messages, probe
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt"]
@@ -121,13 +122,29 @@ class PromptTokenizer:
             return [e.ids for e in self._fast.encode_batch(list(texts), add_special_tokens=special)]
         return [list(ids) for ids in self._transformers()(list(texts), add_special_tokens=special)["input_ids"]]
 
-    def chat(self, prompt: str) -> str:
-        """`prompt` as the user's message in the tokenizer's chat template, up to where the assistant speaks."""
+    def chat(self, prompt: str | Messages) -> str:
+        """`prompt` (text: the user's message) in the tokenizer's chat template, up to where the assistant speaks."""
+        return self.render([{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt, True)
+
+    def render(self, messages: Messages, open_turn: bool) -> str:
+        """Messages in the chat template; `open_turn`: up to where the assistant speaks next. UserError when there is no
+        template, or it refuses these messages (many take no system turn, or want turns to alternate)."""
         tokenizer = self._transformers()
         if not tokenizer.chat_template:
             raise UserError(f"{self.path}: the tokenizer has no chat template; set data.template=r1_zero or bare")
-        messages = [{"role": "user", "content": prompt}]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+        from jinja2 import TemplateError
+
+        try:
+            return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_turn))
+        except (TemplateError, TypeError, ValueError) as error:
+            roles = ", ".join(str(message["role"]) for message in messages)
+            raise UserError(
+                f"{self.path}: the chat template refuses turns of {roles}: {_first(error)}; change these turns"
+            ) from None
+
+    def chat_facts(self) -> ChatFacts:
+        """What the chat template does to reasoning and system turns (recipes/conversations.py)."""
+        return probe(self.render)
 
     def _find_eos(self) -> int | None:
         for name in ("tokenizer_config.json", "special_tokens_map.json"):

@@ -1,6 +1,7 @@
 """Owns the step from problems to the files a run reads: prompts templated and tokenised once, checked, split, written.
 
     config.data ── load_examples ── held-out split ── template + tokenise ── DIR/data/train.jsonl, eval.jsonl
+                                                                       ├──── DIR/data/general.jsonl, general_eval.jsonl
                                                                        └──── DIR/data/cold_start.jsonl
 
 Everything that can be wrong with the data is found here, before a process starts. The same configuration and seed
@@ -11,8 +12,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from common.errors import UserError
 from common.lifecycle import RunPaths, write_atomic
 from recipes.code import cold_start_program
 from recipes.cold_start import cold_start_traces
+from recipes.conversations import after_prompt, notes_on
 from recipes.datasets import Example, cold_start_response, load_examples
 from recipes.model_files import PromptTokenizer
 from recipes.problems import Problem
@@ -35,12 +38,16 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class PreparedData:
-    """Records of the three files, and the longest prompt among the first two, in tokens."""
+    """Records of the files, and the longest prompt that is sampled from, in tokens."""
 
     train: list[Record]
     evaluation: list[Record]
     cold_start: list[Record]
     longest_prompt: int
+    general: list[Record] = field(default_factory=list)
+    general_evaluation: list[Record] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    """What a person should know of the data's columns and the chat template."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +67,12 @@ def prepare_data(config: RunConfig, paths: RunPaths, model: Path, context: int |
 
 
 def write_data(paths: RunPaths, data: PreparedData) -> None:
-    """Write the files that the learner reads; cold_start.jsonl only if there is any."""
+    """Write the files that the learner reads; all but the first two only if there is anything for them."""
     folder = paths.root / "data"
-    for name, records in (("train", data.train), ("eval", data.evaluation), ("cold_start", data.cold_start)):
-        if records or name != "cold_start":
+    files = {"train": data.train, "eval": data.evaluation, "cold_start": data.cold_start}
+    files |= {"general": data.general, "general_eval": data.general_evaluation}
+    for name, records in files.items():
+        if records or name in ("train", "eval"):
             lines = (json.dumps(record, ensure_ascii=False) + "\n" for record in records)
             write_atomic(folder / f"{name}.jsonl", "".join(lines))
 
@@ -76,19 +85,40 @@ def context_limit(config: RunConfig, model_context: int | None) -> int | None:
 
 def build_data(config: RunConfig, tokenizer: PromptTokenizer, context: int | None) -> PreparedData:
     """Load, split, template, tokenise and check. Raises UserError for whatever is wrong with data or room."""
-    limits = Limits(context, config.rollout.max_tokens, config.eval.max_tokens or config.rollout.max_tokens)
-    for key, tokens in (("rollout.max_tokens", limits.max_tokens), ("eval.max_tokens", limits.eval_max_tokens)):
+    limits = Limits(context, config.rollout.longest, config.eval.max_tokens or config.rollout.max_tokens)
+    scheduled = limits.max_tokens > config.rollout.max_tokens
+    rollout_key = "rollout.max_tokens_schedule" if scheduled else "rollout.max_tokens"
+    for key, tokens in ((rollout_key, limits.max_tokens), ("eval.max_tokens", limits.eval_max_tokens)):
         if context is not None and tokens >= context:
             raise UserError(f"{key}={tokens} leaves no room for a prompt in the context of {context} tokens; lower it")
-    train, evaluation = _split(config)
+    notes: list[str] = []
+    train, evaluation = _split(config, notes.append)
     template = config.data.template
-    records, longest = _records(train, tokenizer, template, context, limits.max_tokens, "rollout.max_tokens")
-    held_out, longest_held_out = _records(
-        evaluation, tokenizer, template, context, limits.eval_max_tokens, "eval.max_tokens"
-    )
-    traces = _cold_start(config, train, {e.prompt for e in evaluation}, tokenizer) if config.cold_start.steps else []
+    if template == "chat":
+        notes += notes_on(tokenizer.chat_facts())
+    general, general_evaluation = load_general(config, {e.prompt for e in evaluation})
+    held_out_general = {e.prompt for e in general_evaluation}
+    train = [e for e in train if e.prompt not in held_out_general]
+    if not train:
+        raise UserError(f"data.train: every problem is in data.general_eval={config.data.general_eval} too")
+
+    def records(examples: Sequence[Example], max_tokens: int, key: str) -> tuple[list[Record], int]:
+        return _records(examples, tokenizer, template, context, max_tokens, key)
+
+    parts = [records(examples, limits.max_tokens, rollout_key) for examples in (train, general)]
+    parts += [records(part, limits.eval_max_tokens, "eval.max_tokens") for part in (evaluation, general_evaluation)]
+    held_out = held_out_general | {e.prompt for e in evaluation}
+    traces = _cold_start(config, train, held_out, tokenizer) if config.cold_start.steps else []
     _check_traces(traces, tokenizer, context)
-    return PreparedData(records, held_out, traces, max(longest, longest_held_out))
+    return PreparedData(
+        train=parts[0][0],
+        evaluation=parts[2][0],
+        cold_start=traces,
+        longest_prompt=max(longest for _, longest in parts),
+        general=parts[1][0],
+        general_evaluation=parts[3][0],
+        notes=tuple(dict.fromkeys(notes)),
+    )
 
 
 def needs_answer(config: RunConfig) -> bool:
@@ -123,10 +153,11 @@ def read_prepared(source: str) -> list[Record] | None:
             raise UserError(f"{source}: not a prepared data file: {error}") from None
 
 
-def _split(config: RunConfig) -> tuple[list[Example], list[Example]]:
+def _split(config: RunConfig, say: Callable[[str], object]) -> tuple[list[Example], list[Example]]:
     """Training and held-out problems, no prompt in both; both in the order that the seed gives."""
     data, rng = config.data, random.Random(config.seed)
     common: dict[str, Any] = {"fields": data.fields, "split": data.split, "need_answer": needs_answer(config)}
+    common["say"] = say
     if isinstance(data.train, ReasoningGymSource) and data.eval is None:
         source = data.train.model_copy(update={"size": data.eval_size, "seed": None})
         evaluation = load_examples(source, seed=_base_seed(config) + _SEED_STRIDE)
@@ -153,6 +184,46 @@ def _split(config: RunConfig) -> tuple[list[Example], list[Example]]:
     return train, evaluation
 
 
+def load_general(config: RunConfig, held_out: AbstractSet[str]) -> tuple[list[Example], list[Example]]:
+    """General prompts to train on and to evaluate, none of the former in `held_out` or among the latter.
+
+    They need no answer, and get none; their `kind` column is "general" unless they say otherwise.
+    UserError when nothing is left, or when a line lacks the `aspect` that a reward component chooses by.
+    """
+    data, own = config.data, config.data.general
+    common: dict[str, Any] = {
+        "fields": data.fields if own is None or own.fields is None else own.fields,
+        "split": data.split if own is None or own.split is None else own.split,
+        "need_answer": False,
+    }
+    evaluation: list[Example] = []
+    if data.general_eval is not None:
+        evaluation = load_examples(data.general_eval, training=False, **common)
+        if len(evaluation) > data.eval_size:
+            evaluation = random.Random(config.seed).sample(evaluation, data.eval_size)
+    train: list[Example] = []
+    if own is not None:
+        train = load_examples(own.source, exclude=held_out | {e.prompt for e in evaluation}, **common)
+        if not train:
+            raise UserError(
+                f"data.general.source: every prompt of {own.source} is held out (data.eval, "
+                "data.general_eval); nothing general is left to train on"
+            )
+    by_aspect = [component.name for component in config.reward.components if "aspect" in component.when]
+    for example in (*train, *evaluation):
+        if by_aspect and example.columns.get("aspect") is None:
+            raise UserError(
+                f"{example.where}: a general prompt without `aspect`, by which reward component {by_aspect[0]} chooses "
+                "(when.aspect); write helpfulness or safety"
+            )
+    return [_general(e) for e in train], [_general(e) for e in evaluation]
+
+
+def _general(example: Example) -> Example:
+    columns = example.columns | {"kind": example.columns.get("kind") or "general", "answer": None}
+    return replace(example, answer=None, columns=columns, reasoning_gym=None, code=None)
+
+
 def _base_seed(config: RunConfig) -> int:
     source = config.data.train
     return config.seed if not isinstance(source, ReasoningGymSource) or source.seed is None else source.seed
@@ -167,7 +238,7 @@ def _records(
     key: str,
 ) -> tuple[list[Record], int]:
     """The records, and the length of the longest prompt in tokens."""
-    prompts = [_render(template, example.prompt, tokenizer) for example in examples]
+    prompts = [_render(template, example, tokenizer) for example in examples]
     # The chat template writes the special tokens itself.
     ids = tokenizer.encode(prompts, special=template != "chat")
     records, longest = [], 0
@@ -184,13 +255,18 @@ def _records(
     return records, longest
 
 
-def _render(template: Template, prompt: str, tokenizer: PromptTokenizer) -> str:
-    return render_prompt(template, prompt, tokenizer.chat)
+def _render(template: Template, example: Example, tokenizer: PromptTokenizer) -> str:
+    try:
+        return render_prompt(template, example.question, tokenizer.chat)
+    except ValueError as error:
+        raise UserError(f"{example.where}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{example.where}: {error}" if example.messages else str(error)) from None
 
 
 def _spec(example: Example) -> Record:
     """What evaluators get to know; actors never see it."""
-    spec: Record = {"kind": "none", "answer": example.answer, "columns": example.columns}
+    spec: Record = {"kind": "none", "id": example.id, "answer": example.answer, "columns": example.columns}
     if example.code is not None:
         return spec | {"kind": "code", "code": example.code}
     if example.reasoning_gym is not None:
@@ -226,13 +302,9 @@ def _cold_start(
             )
         except ValueError as error:
             raise UserError(f"cold_start: {error}") from None
-        pairs = [(prompt, response) for prompt, response in traces]
+        pairs = [(example, response) for example, (_, response) in zip(examples, traces, strict=True)]
     else:
-        pairs = [
-            (e.prompt, response)
-            for e in train[: settings.num_examples]
-            if (response := _worked_response(e)) is not None
-        ]
+        pairs = [(e, response) for e in train[: settings.num_examples] if (response := _worked_response(e)) is not None]
         if not pairs:
             raise UserError(
                 f"cold_start.steps={settings.steps} needs worked solutions, and no line of {source} has "
@@ -240,7 +312,8 @@ def _cold_start(
                 "the column with data.fields.solution"
             )
     template = config.data.template
-    return [{"prompt": _render(template, prompt, tokenizer), "response": response} for prompt, response in pairs]
+    rendered = [(_render(template, example, tokenizer), response) for example, response in pairs]
+    return [{"prompt": prompt, "response": after_prompt(prompt, response)} for prompt, response in rendered]
 
 
 def _check_traces(traces: Sequence[Mapping[str, str]], tokenizer: PromptTokenizer, context: int | None) -> None:

@@ -10,6 +10,7 @@ Each byte is a token, so any Unicode text survives ``decode(encode(x)) == x``. O
 The weights are those of ``Qwen3ForCausalLM``, so that vLLM, transformers and our learner load them like any model.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -59,8 +60,11 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return {token: i for i, token in enumerate(tokens)}, merges
 
 
-def create_tokenizer() -> PreTrainedTokenizerFast:
-    """Build the demo's tokenizer: at most 1,024 tokens, lossless on any Unicode text, no normalisation."""
+def create_tokenizer(phrases: Iterable[str] = (), *, chat_template: str | None = None) -> PreTrainedTokenizerFast:
+    """Build the demo's tokenizer: at most 1,024 tokens, lossless on any Unicode text, no normalisation.
+
+    Each of `phrases` becomes one token more, wherever it stands (of two that begin at one place, the longer).
+    """
     vocabulary, merges = _vocabulary()
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -71,14 +75,16 @@ def create_tokenizer() -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     # The tags are ordinary added tokens: a decode that skips special tokens must keep them, since rewards read them.
-    tokenizer.add_tokens(list(TAGS))
-    return PreTrainedTokenizerFast(
+    tokenizer.add_tokens([*TAGS, *dict.fromkeys(phrases)])
+    fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS_TOKEN,
         pad_token=PAD_TOKEN,
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
+    fast.chat_template = chat_template
+    return fast
 
 
 SHAPES: dict[str, dict[str, int | bool]] = {
@@ -111,14 +117,16 @@ def create_tiny_model(
     max_positions: int = 4096,
     tie_embeddings: bool = False,
     vocab_size: int | None = None,
+    tokenizer: PreTrainedTokenizerFast | None = None,
 ) -> Path:
     """Write tokenizer, configuration and random float32 weights into the directory `path`, and return `path`.
 
     The same seed gives the same weights; the caller's random state is left as it was. `head_dim` must be one that
     vLLM's CPU attention supports (32, 64, ...). `vocab_size` adds rows to the embeddings beyond the tokenizer's own
-    tokens, to measure with a real model's vocabulary; default: the tokenizer's, rounded up to 64.
+    tokens, to measure with a real model's vocabulary; default: the tokenizer's, rounded up to 64. `tokenizer`: default
+    the demo's.
     """
-    tokenizer = create_tokenizer()
+    tokenizer = tokenizer or create_tokenizer()
     config = Qwen3Config(
         vocab_size=vocab_size or -(-len(tokenizer) // 64) * 64,
         hidden_size=hidden_size,

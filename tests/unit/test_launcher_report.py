@@ -7,6 +7,8 @@ import json
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from rich.console import Console
 
 from launcher.report import read_view, write_report
@@ -61,7 +63,9 @@ def test_the_printed_summary_says_where_things_are(tmp_path: Path) -> None:
 
 def test_the_report_is_one_file_with_its_figures(tmp_path: Path) -> None:
     paths = write_history(tmp_path)
-    (tmp_path / "samples.jsonl").write_text(json.dumps({"step": 1, "prompt": "<b>?", "text": "42", "reward": 1}) + "\n")
+    (tmp_path / "samples").mkdir()
+    sample = {"step": 1, "prompt": "<b>?", "text": "42", "reward": 1.0}
+    pq.write_table(pa.Table.from_pylist([sample]), tmp_path / "samples" / "samples-1-1.parquet")
     summary = make_summary(paths, make_config(tmp_path), read_view(paths), STATUS, 50.0, "finished")
     write_summary(paths, summary)
     page = write_report(paths, summary).read_text()

@@ -1,0 +1,1 @@
+"""The data side of R1's stages: corpus files, filters, duplicates, decontamination, judges, selection."""

@@ -1,0 +1,100 @@
+"""Owns a Codeforces-style rating from contest results: what a human of this performance would be rated.
+
+Codeforces rates by expected ranks. A participant of rating r meets opponents of ratings r_j; opponent j is placed
+before them with probability 1 / (1 + 10^((r - r_j) / 400)) (Elo), so that their expected rank is
+
+    E(r) = 1 + sum_j 1 / (1 + 10^((r - r_j) / 400))
+
+(M. Mirzayanov, "Open Codeforces Rating System", codeforces.com/blog/entry/20762). The rating of one contest is the r
+with E(r) = the rank reached, found by bisection because E falls with r; over several contests it is their mean, as in
+CodeElo (arXiv 2501.01257). Ratings have no end at the first and last places: there the bound is 400
+points, odds of ten to one, beyond the best and the worst opponent.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MARGIN = 400.0
+_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True)
+class Score:
+    """What someone reached in a contest: points (or problems solved), then penalty, less of which is better."""
+
+    points: float
+    penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One contest: what was reached, and the opponents' scores with their ratings before the contest."""
+
+    score: Score
+    opponents: Sequence[tuple[Score, float]]
+
+
+@dataclass(frozen=True)
+class Rating:
+    """Mean over contests, its standard error (None for one contest), and the rating of each."""
+
+    rating: float
+    standard_error: float | None
+    contests: tuple[float, ...]
+
+
+def rank(contest: Contest) -> float:
+    """Place in the contest, 1 for the best. Among equals the middle of the places they share."""
+    mine = _order(contest.score)
+    before = sum(_order(score) < mine for score, _ in contest.opponents)
+    equals = sum(_order(score) == mine for score, _ in contest.opponents)
+    return 1 + before + equals / 2
+
+
+def expected_rank(rating: float, opponents: Sequence[float]) -> float:
+    """Expected place of someone of this rating among opponents of these ratings (equation above)."""
+    return 1 + math.fsum(1 / (1 + 10 ** ((rating - other) / 400)) for other in opponents)
+
+
+def performance(place: float, opponents: Sequence[float]) -> float:
+    """The rating whose expected place is `place`. ValueError without opponents, or for a place that there is not."""
+    if not opponents:
+        raise ValueError("a rating needs opponents")
+    if not 1 <= place <= len(opponents) + 1:
+        raise ValueError(f"place {place:g} among {len(opponents) + 1} participants")
+    low, high = min(opponents) - MARGIN, max(opponents) + MARGIN
+    while high - low > _TOLERANCE:
+        middle = (low + high) / 2
+        if expected_rank(middle, opponents) > place:
+            low = middle  # too weak to be placed there
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def contest_rating(contests: Sequence[Contest]) -> Rating:
+    """Rating over contests. ValueError without any."""
+    if not contests:
+        raise ValueError("a rating needs at least one contest")
+    ratings = [performance(rank(contest), [rating for _, rating in contest.opponents]) for contest in contests]
+    mean = math.fsum(ratings) / len(ratings)
+    error = None
+    if len(ratings) > 1:
+        error = math.sqrt(math.fsum((r - mean) ** 2 for r in ratings) / (len(ratings) - 1) / len(ratings))
+    return Rating(mean, error, tuple(ratings))
+
+
+def percentile(rating: float, population: Sequence[float]) -> float:
+    """Share of the population rated lower, in percent (R1 reports "outperforms 96.3 % of human participants")."""
+    if not population:
+        raise ValueError("a percentile needs a population of ratings")
+    return 100.0 * bisect_left(sorted(population), rating) / len(population)
+
+
+def _order(score: Score) -> tuple[float, float]:
+    """Sorts the better one first."""
+    return (-score.points, score.penalty)
