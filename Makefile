@@ -1,4 +1,5 @@
 # make demo    install, then train the small model on this machine's CPU
+# make r1      install, then R1's whole recipe on a small model: all stages, a table at the end
 # make test    install, then all tests
 # make check   format, lint, types, unit tests
 # make lint    format, lint, types
@@ -20,10 +21,13 @@ READY_DEV := $(VENV)/.ready-dev
 NAME = demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
-.PHONY: demo test lint check bench evaluator-languages setup setup-dev clean
+.PHONY: demo r1 test lint check bench evaluator-languages setup setup-dev clean
 
 demo: setup
 	$(BIN)/zeroq run recipes/configs/cpu_demo.yaml run.name=$(NAME) $(ARGS)
+
+r1: setup
+	$(BIN)/zeroq pipeline recipes/configs/r1_cpu.yaml $(ARGS)
 
 test: setup-dev
 	$(BIN)/python -m pytest -q

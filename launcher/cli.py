@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError, ZeroqError
+from launcher.eval_options import add_parser as add_eval
+from launcher.job_commands import COMMANDS as JOB_COMMANDS
+from launcher.job_commands import add_job_parsers
+from launcher.pipeline_options import add_parser as add_pipeline
+from launcher.share_options import add_parsers as add_sharing
 
 _DESCRIPTION = """\
 Train reasoning models with reinforcement learning, as processes that talk over message queues.
@@ -77,8 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
     scale.add_argument("run_dir", metavar="RUN_DIR")
     scale.add_argument("request", metavar="actors=N")
 
-    _add_eval(commands)
+    add_eval(commands)
     _add_grade(commands)
+    add_job_parsers(commands)
+    add_pipeline(commands)
+    add_sharing(commands)
     init = commands.add_parser(
         "init-model",
         help="make the demo's small random model",
@@ -93,33 +101,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="tiny: the demo's million parameters; 0.5b: Qwen2.5-0.5B's widths and vocabulary, for measuring",
     )
     return parser
-
-
-def _add_eval(commands: argparse._SubParsersAction[_Parser]) -> None:
-    command = commands.add_parser(
-        "eval",
-        help="pass@1, cons@k and greedy accuracy of a model",
-        description="Measure pass@1 over k samples (T 0.6, top-p 0.95), cons@k, greedy accuracy and length.",
-        epilog="""\
-examples:
-
-  zeroq eval runs/NAME/checkpoints/step-60 --data runs/NAME/data/eval.jsonl --samples 8 --device cpu
-  zeroq eval Qwen/Qwen2.5-1.5B --data gsm8k_test.jsonl --samples 16 --limit 200 --json gsm8k.json
-  zeroq eval MODEL --data openai/gsm8k:main data.split=test data.fields.prompt=question --samples 4""",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    command.add_argument("model", metavar="MODEL", help="Hugging Face directory or name")
-    command.add_argument("--data", required=True, metavar="D", help="JSON-lines file, datasets directory or hub name")
-    command.add_argument("--samples", type=int, default=16, metavar="k", help="samples per problem (default 16)")
-    command.add_argument("--temperature", type=float, default=0.6, help="default 0.6")
-    command.add_argument("--top-p", type=float, default=0.95, help="default 0.95")
-    command.add_argument("--max-tokens", type=int, default=None, metavar="N", help="default: the context's room")
-    command.add_argument("--limit", type=int, default=None, metavar="N", help="only the first N problems")
-    command.add_argument("--template", choices=["r1_zero", "bare", "chat"], default="r1_zero", help="default r1_zero")
-    command.add_argument("--no-greedy", action="store_true", help="leave the greedy completions out")
-    command.add_argument("--device", choices=["cpu", "cuda"], default=None, help="default: cuda if there is a GPU")
-    command.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the figures there as well")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="any key of a run's configuration")
 
 
 def _add_grade(commands: argparse._SubParsersAction[_Parser]) -> None:
@@ -211,6 +192,18 @@ def _dispatch(options: argparse.Namespace) -> int:
         if options.capabilities:
             return print_capabilities(options.tier)
         return grade(GradeRequest(options.file, options.workers, options.unordered, options.tier))
+    if options.command in ("pipeline", "stage"):
+        from launcher.pipeline_options import pipeline_from_options
+
+        return pipeline_from_options(options)
+    if options.command in JOB_COMMANDS:
+        from launcher.job_commands import run_job_command
+
+        return run_job_command(options.command, options.config, options.overrides)
+    if options.command in ("samples", "push"):
+        from launcher.share_options import run_command
+
+        return run_command(options)
     if options.command == "init-model":
         return _init_model(options.path, options.seed, options.shape)
     from launcher.run_directory import open_run

@@ -1,0 +1,147 @@
+"""Pipelines as data: references, manifests, and what a wrong configuration says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from recipes.pipeline.config import load_pipeline, merged
+from recipes.pipeline.manifest import (
+    Artefact,
+    Manifest,
+    artefact,
+    changed_outputs,
+    differences,
+    digest,
+    read_manifest,
+    write_manifest,
+)
+from recipes.pipeline.references import Reference, check_references, parse_reference, references, resolve
+
+SMALL = """
+stages:
+  world: {kind: small_world}
+  sft: {model: "@world.base", data: ["@world.corpus_base"]}
+"""
+
+
+def _load(tmp_path: Path, text: str, *overrides: str) -> object:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(text)
+    return load_pipeline(path, list(overrides))
+
+
+def test_references_are_found_resolved_and_escaped() -> None:
+    tree = {"model": "@a.model", "data": ["@b.corpus", {"path": "@a.run"}], "text": "@@a.model", "n": 3}
+    assert [(key, str(ref)) for key, ref in references(tree)] == [
+        ("model", "@a.model"),
+        ("data[0]", "@b.corpus"),
+        ("data[1].path", "@a.run"),
+    ]
+    resolved = resolve(tree, lambda ref: f"/{ref.stage}/{ref.output}")
+    assert resolved == {"model": "/a/model", "data": ["/b/corpus", {"path": "/a/run"}], "text": "@a.model", "n": 3}
+    assert parse_reference("name@host") is None
+    assert parse_reference("@a.b.c") == Reference("a", "b.c")
+
+
+@pytest.mark.parametrize("text", ["@", "@a", "@a.", "@.b", "@a b.c"])
+def test_a_malformed_reference_is_the_users_error(text: str) -> None:
+    with pytest.raises(UserError, match=r"data\[1\]: .*@STAGE.OUTPUT"):
+        list(references({"data": ["x", text]}))
+
+
+def test_references_to_later_stages_and_unknown_outputs_are_refused() -> None:
+    with pytest.raises(UserError, match=r"did you mean @r1_zero\.model"):
+        check_references({"model": "@r1_zro.model"}, "stages.sft", {"r1_zero": ("model", "run")})
+    with pytest.raises(UserError, match="makes model, run, not 'corpus'"):
+        check_references({"data": ["@r1_zero.corpus"]}, "stages.sft", {"r1_zero": ("model", "run")})
+
+
+def test_a_pipeline_loads_with_overrides_and_kinds_by_name(tmp_path: Path) -> None:
+    config = _load(tmp_path, SMALL, "stages.world.scale=0.5", "seed=3")
+    assert config.stage("world").scale == 0.5  # type: ignore[attr-defined]
+    assert config.stage("sft").kind == "sft"  # type: ignore[attr-defined]
+    assert config.seed == 3  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("stages.sft.kind=stf", r"stages\.sft\.kind = 'stf': no such kind of stage; did you mean sft"),
+        ("stages.sft.modl=x", r"stages\.sft: unknown key modl; did you mean model"),
+        ("stages.sft.model=@later.model", r"stages\.sft\.model = @later\.model: no stage 'later' comes before"),
+        ("stages.world.scale=0", r"stages\.world: scale = 0: "),
+        ("stages.sft=3", r"stages\.sft: expected settings"),
+        ("defaults.run.model=@world.base", r"defaults\.run\.model = @world\.base: no stage 'world' comes before"),
+        ("stagess=3", "unknown key stagess; did you mean stages"),
+    ],
+)
+def test_wrong_pipelines_are_refused_in_one_line(tmp_path: Path, change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        _load(tmp_path, SMALL, change)
+    assert "\n" not in str(caught.value)
+
+
+def test_merging_goes_key_by_key_and_replaces_lists() -> None:
+    assert merged({"a": {"b": 1, "c": [1]}}, {"a": {"c": [2]}, "d": 3}, {"a": {"b": {"e": 1}}}) == {
+        "a": {"b": {"e": 1}, "c": [2]},
+        "d": 3,
+    }
+
+
+def test_a_digest_sees_names_and_bytes(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "a").write_text("1")
+    first = digest(folder)
+    assert digest(folder) == first
+    (folder / "a").rename(folder / "b")
+    renamed = digest(folder)
+    (folder / "b").write_text("2")
+    assert len({first, renamed, digest(folder)}) == 3
+    with pytest.raises(UserError, match="is missing"):
+        digest(tmp_path / "nothing")
+
+
+def test_a_manifest_comes_back_and_tells_what_changed(tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.parquet"
+    corpus.write_text("rows")
+    made = Manifest(
+        stage="sft",
+        kind="sft",
+        seed=0,
+        settings={"model": "m", "job": {"sft": {"lr": 1e-4}}},
+        inputs={"@a.corpus": Artefact("x", "1")},
+        outputs={"corpus": artefact(corpus)},
+        figures={"loss": 0.5},
+    )
+    assert read_manifest(tmp_path) is None
+    write_manifest(tmp_path, made)
+    found = read_manifest(tmp_path)
+    assert found is not None
+    assert found.finished
+    assert (found.settings, found.inputs, found.outputs) == (made.settings, made.inputs, made.outputs)
+    assert differences(found, made.settings, 0, made.inputs) == []
+    assert differences(found, {"model": "m", "job": {"sft": {"lr": 2e-4}}}, 1, {"@a.corpus": Artefact("y", "2")}) == [
+        "seed 0 -> 1",
+        "job.sft.lr 0.0001 -> 0.0002",
+        "input @a.corpus is another",
+    ]
+    assert changed_outputs(found) == []
+    corpus.write_text("row")
+    assert "was changed" in changed_outputs(found)[0]
+    corpus.unlink()
+    assert "is missing" in changed_outputs(found)[0]
+
+
+def test_a_broken_manifest_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "manifest.json"
+    path.write_text("{")
+    with pytest.raises(UserError, match="move the folder away"):
+        read_manifest(tmp_path)
+    path.write_text(json.dumps({"format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        read_manifest(tmp_path)

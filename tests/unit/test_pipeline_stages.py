@@ -1,0 +1,128 @@
+"""Pieces of the stages: samples on disk that survive a kill, tokenizers that fit, what counts of a completion."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from common.errors import UserError
+from common.messages import Verdict
+from launcher.pipeline_report import append_result, markdown, over_seeds, read_results
+from launcher.sampling import Completion
+from launcher.stages.evaluate import suite_figures, table_row
+from launcher.stages.sampling import Sampled, SampleLog
+from launcher.stages.selecting import graded_tasks, source_of
+from launcher.stages.supervised import check_tokenizers, note_tokenizer, user_rows
+from recipes.datasets import Example
+from recipes.stages.few_shot import parse_few_shot
+from recipes.tiny_model import create_tokenizer
+
+
+def _completion(text: str, *, passed: bool = True, clipped: bool = False) -> Completion:
+    verdict = Verdict(outcome="pass" if passed else "fail", reward=float(passed), rewards={"format": 1.0, "x": None})
+    return Completion(text, 7, clipped, verdict)
+
+
+def _example(name: str = "sums/1", **columns: object) -> Example:
+    return Example(name, "1 + 1 =", "2", None, "here", {"language": "en", **columns})
+
+
+def test_samples_come_back_and_half_a_line_is_dropped(tmp_path: Path) -> None:
+    log = SampleLog(tmp_path / "sampled.jsonl", "asked")
+    assert log.read() == {}
+    with log.appending() as append:
+        append("a", [_completion("é"), _completion("no", passed=False)])
+        append("b", [_completion("b")])
+    whole = log.read()
+    assert list(whole) == ["a", "b"]
+    assert whole["a"][1].verdict.outcome == "fail"
+    with log.path.open("a") as file:
+        file.write('{"key": "c", "comple')
+    assert log.read() == whole
+    with log.appending() as append:
+        append("c", [_completion("c")])
+    assert list(SampleLog(log.path, "asked").read()) == ["a", "b", "c"]
+
+
+def test_samples_of_something_else_are_set_aside(tmp_path: Path) -> None:
+    with SampleLog(tmp_path / "sampled.jsonl", "one model").appending() as append:
+        append("a", [_completion("a")])
+    assert SampleLog(tmp_path / "sampled.jsonl", "another").read() == {}
+    assert (tmp_path / "sampled.before.jsonl").exists()
+
+
+def test_corpora_of_another_tokenizer_are_refused(tmp_path: Path) -> None:
+    for name in ("own", "other"):
+        create_tokenizer().save_pretrained(tmp_path / name)
+        (tmp_path / name / "config.json").write_text("{}")
+    tokenizer = tmp_path / "other" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"Calculate"', '"Calculated"'))
+    corpus = tmp_path / "corpus.parquet"
+    corpus.write_text("")
+    check_tokenizers(str(tmp_path / "own"), [corpus])  # nothing is known of a user's own file
+    note_tokenizer(corpus, tmp_path / "own")
+    check_tokenizers(str(tmp_path / "own"), [corpus])
+    with pytest.raises(UserError, match="rendered for another tokenizer"):
+        check_tokenizers(str(tmp_path / "other"), [corpus])
+
+
+def test_graded_tasks_carry_kind_language_and_the_part_that_counts() -> None:
+    answer = "<think>a</think><answer>2</answer>"
+    sampled = Sampled(
+        _example(family="sums"), "1 + 1 =\n", [_completion(f"{answer}\n\nProblem: 2 + 2"), _completion("nothing")]
+    )
+    task = graded_tasks([sampled], prompts=["plain"], parse=parse_few_shot)[0]
+    assert (task.source, task.language, task.kind, task.domain, task.prompt) == (
+        "sums",
+        "en",
+        "reasoning",
+        "math",
+        "plain",
+    )
+    assert [(r.text, r.outcome) for r in task.responses] == [(answer, "pass"), ("nothing", "fail")]
+    general = graded_tasks([replace(sampled, example=_example(kind="general", language="python"))])[0]
+    assert (general.kind, general.domain, general.language) == ("general", "general", None)
+    assert source_of(_example(source="https://host/gym")) == "gym"
+
+
+def test_conversations_of_a_user_go_through_the_chat_template(tmp_path: Path) -> None:
+    tokenizer = create_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}|{% endfor %}"
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text("{}")
+    (tmp_path / "model" / "model.safetensors").write_text("")
+    path = tmp_path / "mine.jsonl"
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "<think>a</think>hi"}]
+    path.write_text(json.dumps({"messages": turns}) + "\n")
+    row = user_rows(path, str(tmp_path / "model"))[0]
+    assert (row.prompt, row.response) == ("hello|", "<think>a</think>hi")
+
+
+def test_a_row_of_the_table_by_hand() -> None:
+    right = Sampled(_example("a"), "p", [_completion("<answer>2</answer>")] * 2)
+    mixed = Sampled(
+        _example("b"), "p", [_completion("<answer>3</answer>", passed=False), _completion("<answer>2</answer>")]
+    )
+    figures = {"eval_sums": suite_figures([right, mixed], general=False)}
+    row = table_row("base", figures)
+    assert row["sums pass@1"] == row["pass@1"] == 0.75
+    assert row["cons@2"] == 0.5  # of a tie the answer given first, which is wrong here
+    assert (row["length"], row["format"], row["language"]) == (7.0, 1.0, None)
+    general = suite_figures([right], general=True)
+    assert general["pass_at_1"] is None
+    assert "safety" not in table_row("base", {**figures, "general": general})
+
+
+def test_results_of_several_seeds_are_averaged_and_replaced_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "r1.results.jsonl"
+    for seed, value in ((0, 0.5), (1, 0.7), (1, 0.9)):
+        append_result(path, {"name": f"r1-{seed}", "seed": seed, "rows": [{"model": "base", "pass@1": value}]})
+    assert [line["seed"] for line in read_results(path)] == [0, 1]
+    assert over_seeds(read_results(path)) == [{"model": "base", "pass@1": "0.700 ± 0.28"}]
+    assert markdown([{"model": "base", "pass@1": 0.5}, {"model": "R1", "length": None}]).splitlines()[2:] == [
+        "| base | 0.500 | - |",
+        "| R1 | - | - |",
+    ]
