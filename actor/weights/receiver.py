@@ -56,6 +56,10 @@ STATIC = "static"
 ASK_EVERY_S = 0.5
 ANSWER_S = 5.0
 """An unanswered request is repeated after this long: the first chunk of large weights takes seconds to make."""
+SILENCE_S = 12.0
+"""After this long without a word from the publisher, which answers every request, its connection is given up. A socket
+that reconnects by itself (heartbeats missed on a stalled machine) may come back under its old identity before the
+publisher has let that go, and is then never heard again, without an error on either side."""
 _MAX_BAD_PULLS = 3
 
 VERSION = Gauge("zeroq_weights_version", "Version this actor samples from", registry=REGISTRY)
@@ -89,6 +93,7 @@ class WeightReceiver:
         self._bad_pulls = 0
         self._request_id = 0  # of the newest request; answers to earlier ones are passed over
         self._unanswered_since: float | None = None
+        self._heard_at = time.monotonic()
         self._proposal: tuple[Propose, Layout] | None = None
         self._transfer: Transfer | None = None
         self._receiving: asyncio.Task[None] | None = None
@@ -105,11 +110,7 @@ class WeightReceiver:
             await self._loader.label(0)
             self._now_at(0)
             await asyncio.Event().wait()
-        context = zmq.asyncio.Context.instance()
-        self._socket = context.socket(zmq.DEALER)
-        configure_socket(self._socket)  # type: ignore[arg-type]
-        self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
-        self._socket.connect(self._endpoint)
+        self._connect()
         try:
             await self._join()
             while True:
@@ -123,8 +124,29 @@ class WeightReceiver:
             self._drop_pull()
             self._transport.close()
             await self._send(Leave(incarnation=self._incarnation))
-            self._socket.close(linger=200)
-            self._socket = None
+            self._close(linger_ms=200)
+
+    def _connect(self) -> None:
+        """A socket with an identity of its own: the publisher must not take it for one that it knew."""
+        self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
+        configure_socket(self._socket)  # type: ignore[arg-type]
+        self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
+        self._socket.connect(self._endpoint)
+        self._heard_at = time.monotonic()
+
+    def _close(self, *, linger_ms: int) -> None:
+        assert self._socket is not None
+        self._socket.close(linger=linger_ms)
+        self._socket = None
+
+    async def _reconnect(self) -> None:
+        """Join anew over another socket. What was under way is void: the publisher has lost this member, or will."""
+        log.warning("weights: no word from the publisher for %.0f s; joining over a new connection", SILENCE_S)
+        await self._stop_receiving()
+        self._drop_pull()
+        self._close(linger_ms=0)
+        self._connect()
+        await self._join()
 
     # -------------------------------------------------------------- messages
 
@@ -136,6 +158,7 @@ class WeightReceiver:
         if not await self._socket.poll(int(ASK_EVERY_S * 1000)):
             return None
         frames = await self._socket.recv_multipart()
+        self._heard_at = time.monotonic()
         try:
             return decode(frames)
         except WireError as error:
@@ -184,7 +207,10 @@ class WeightReceiver:
         await self._send(request.model_copy(update={"request_id": self._request_id}))
 
     async def _ask_again(self) -> None:
-        """Ask, unless an earlier request may still be answered."""
+        """Ask, unless an earlier request may still be answered; after a long silence over a new socket."""
+        if time.monotonic() - self._heard_at > SILENCE_S:
+            await self._reconnect()
+            return
         since = self._unanswered_since
         if since is None or time.monotonic() - since > ANSWER_S:
             await self._ask()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import zmq
 import zmq.asyncio
 
 from actor.weights import WeightReceiver
-from common.messages import NoWork, ParameterMeta, Pull, Snapshot
+from actor.weights import receiver as receiver_module
+from common.messages import Join, NoWork, ParameterMeta, Pull, Snapshot
 from common.weights import Layout, digest_of
 from common.wire import decode, encode
 from tests.integration.weights_fakes import FakeLLM, weights_config
@@ -73,6 +75,67 @@ async def _loads_of_version_0() -> tuple[int, int | None]:
         await asyncio.gather(*tasks, return_exceptions=True)
         socket.close(linger=0)
         context.term()
+
+
+async def _serve_until_deaf(socket: zmq.asyncio.Socket, layout: Layout, data_B: np.ndarray, peers: list[bytes]) -> None:
+    """Version 0 for the first identity, which is never answered again; version 1 for the next."""
+    while True:
+        peer, *frames = await socket.recv_multipart()
+        header = decode(frames).header
+        if isinstance(header, Join) and peer not in peers:
+            peers.append(peer)
+        if not isinstance(header, Pull) or peer != peers[-1] or (header.have == 0 and len(peers) == 1):
+            continue
+        version = len(peers) - 1
+        if header.have == version:
+            reply, payload = NoWork(request_id=header.request_id), {}
+        else:
+            payload = {"chunk": data_B, "manifest": layout.manifest()}
+            reply = Snapshot(
+                request_id=header.request_id,
+                version=version,
+                offset=0,
+                total_bytes=len(data_B),
+                digest=digest_of(data_B),
+            )
+        await socket.send_multipart([peer, *encode(reply, payload)])
+
+
+async def _versions_beside_a_deaf_publisher() -> tuple[list[int], int]:
+    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
+    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    versions: list[int] = []
+    peers: list[bytes] = []
+    receiver = WeightReceiver(
+        FakeLLM(),
+        weights_config(),
+        endpoint=f"tcp://127.0.0.1:{port}",
+        name="a",
+        incarnation="1",
+        on_version=versions.append,
+    )
+    serving = asyncio.create_task(_serve_until_deaf(socket, layout, data_B, peers))
+    tasks = [asyncio.create_task(receiver.run()), serving]
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while len(versions) < 2 and time.monotonic() < deadline:
+            await asyncio.sleep(0.05)
+        return versions, len(peers)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        socket.close(linger=0)
+        context.term()
+
+
+@pytest.mark.usefixtures("no_leaked_processes")
+def test_an_actor_that_is_not_heard_any_more_joins_under_another_identity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "SILENCE_S", 1.0)
+    assert asyncio.run(_versions_beside_a_deaf_publisher()) == ([0, 1], 2)
 
 
 @pytest.mark.usefixtures("no_leaked_processes")
