@@ -36,7 +36,7 @@ from launcher.ready import commit
 from launcher.run_directory import locked
 from launcher.stages import Interrupted, Outcome, StageContext, settings_of, stage_function
 from launcher.stages.checks import check_stages
-from recipes.pipeline.config import PipelineConfig, Stage, load_pipeline, read_preset
+from recipes.pipeline.config import PipelineConfig, Stage, defaults_of, load_pipeline, read_preset
 from recipes.pipeline.manifest import (
     Artefact,
     Manifest,
@@ -177,8 +177,9 @@ class Pipeline:
         manifest = read_manifest(self.folder(name))
         if manifest is None:
             return False
+        stage = self._stage(name)
         changes = changed_outputs(manifest) or differences(
-            manifest, self._identity(self._stage(name)), self.config.seed, self.inputs(name)
+            manifest, self._identity(stage), self.config.seed, self.inputs(name), defaults=defaults_of(stage)
         )
         if changes:
             more = f" (and {len(changes) - 3} more)" if len(changes) > 3 else ""

@@ -9,20 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from common.config import RunConfig
 from common.errors import UserError
 from common.lifecycle import write_atomic
 from launcher.stages import Outcome, StageContext
+from launcher.stages.held_out import evaluation_prompts
 from launcher.stages.judging import make_judge
 from launcher.stages.samples import write_samples
 from launcher.stages.sampling import read_problems, sample_problems, sampling_config
 from launcher.stages.selecting import graded_tasks, language_share
 from launcher.stages.supervised import count_by_source, note_tokenizer
-from recipes.datasets import Example, load_examples
-from recipes.pipeline.config import Problems
+from recipes.datasets import Example
 from recipes.stages.corpus import write_corpus
+from recipes.stages.decontaminate import decontaminate
 from recipes.stages.selection import Selector
 
 
@@ -31,7 +31,7 @@ def rejection_sample(context: StageContext) -> Outcome:
     settings = context.settings
     config = sampling_config(context, settings.model, settings.run)
     examples = read_problems(settings.problems, config, need_answer=False)
-    examples, removed = decontaminate(context, config, examples)
+    examples, removed = without_held_out(context, config, examples)
     sampled = sample_problems(context, config, examples, settings.sampling, name="sampled")
     write_samples(context.folder / "samples.parquet", sampled)
     with make_judge(context) as judge:
@@ -59,45 +59,30 @@ def rejection_sample(context: StageContext) -> Outcome:
     return Outcome({"corpus": corpus, "acceptance": table}, figures)
 
 
-def decontaminate(
+def without_held_out(
     context: StageContext, config: RunConfig, examples: Sequence[Example]
 ) -> tuple[list[Example], dict[str, int]]:
     """Problems that share no n-gram with an evaluation set; how many were left out, by set."""
-    from recipes.stages.decontaminate import overlapping
-
-    settings, removed = context.settings, {}
-    kept = list(examples)
-    report: list[dict[str, Any]] = []
-    for name in settings.decontaminate:
-        held_out = evaluation_prompts(name, config)
-        found = overlapping(
-            [e.prompt for e in kept],
-            [e.prompt for e in held_out],
-            n=settings.ngram,
-            max_share=settings.common_ngram_share,
-        )
-        hit = {overlap.train for overlap in found}
-        report += [
-            {"suite": name, "row": kept[o.train].where, "evaluation": held_out[o.evaluation].where, "shared": o.shared}
-            for o in found
-        ]
-        kept = [example for index, example in enumerate(kept) if index not in hit]
-        removed[Path(name).name] = len(hit)
-        if hit:
-            context.say(f"{len(hit)} problems overlap with {name} and are left out (decontamination.json)")
-    if settings.decontaminate:
-        write_atomic(context.folder / "decontamination.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    settings = context.settings
+    if not settings.decontaminate:
+        return list(examples), {}
+    suites = {name: [e.prompt for e in evaluation_prompts(name, config.data.fields)] for name in settings.decontaminate}
+    kept, report = decontaminate(
+        examples,
+        suites,
+        problem=lambda example: example.prompt,
+        name=lambda example: example.where,
+        n=settings.ngram,
+        max_share=settings.common_ngram_share,
+    )
+    write_atomic(
+        context.folder / "decontamination.json", json.dumps(report.rows(), indent=1, ensure_ascii=False) + "\n"
+    )
+    if report.removed:
+        context.say(f"{report.removed} problems overlap with evaluation sets and are left out (decontamination.json)")
     if not kept:
         raise UserError(
-            "every problem overlaps with an evaluation set; sample from other problems, or set a "
-            "common_ngram_share if the overlaps are the template that all problems share"
+            "every problem overlaps with an evaluation set; sample from other problems, or set a common_ngram_share if "
+            "the overlaps are the template that all problems share"
         )
-    return kept, removed
-
-
-def evaluation_prompts(name: str, config: RunConfig) -> list[Example]:
-    """The problems of an evaluation set, given by file or by a suite's name."""
-    from recipes.suites.registry import is_suite, suite_source
-
-    source = suite_source(name) if is_suite(name) else Problems(path=name).path
-    return load_examples(source, fields=config.data.fields, training=False, need_answer=False)
+    return kept, {Path(name).name: count for name, count in report.by_suite.items()}

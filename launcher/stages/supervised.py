@@ -19,6 +19,7 @@ from common.job_config import SftConfig
 from common.lifecycle import RunPaths
 from launcher.stages import Interrupted, Outcome, StageContext
 from launcher.stages.grpo import last_checkpoint
+from launcher.stages.held_out import refuse_held_out
 from launcher.stages.sampling import plain_prompts, read_problems, sample_problems, sampling_config
 from launcher.stages.selecting import graded_tasks, language_share
 from recipes.conversation_corpus import conversation_rows, is_conversation
@@ -48,6 +49,7 @@ def fine_tune(context: StageContext) -> Outcome:
     settings = context.settings
     if not settings.allow_other_tokenizer:
         check_tokenizers(settings.model, corpus_paths(settings.data))
+    refuse_held_out(corpus_paths(settings.data), settings.held_out, ngram=settings.ngram)
     model, figures = run_sft(context, settings.model, settings.data, settings.job)
     return Outcome({"model": model}, figures)
 
@@ -69,6 +71,7 @@ def cold_start(context: StageContext) -> Outcome:
     corpus = context.folder / "corpus.parquet"
     write_corpus(corpus, rows)
     note_tokenizer(corpus, settings.model)
+    refuse_held_out([corpus], settings.held_out, ngram=settings.ngram)
     context.say(f"cold start of {len(rows)} chains")
     model, figures = run_sft(context, settings.model, [str(corpus)], settings.job)
     return Outcome({"model": model, "corpus": corpus}, {"chains": len(rows), "sources": table, **figures})

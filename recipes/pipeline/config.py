@@ -61,6 +61,8 @@ class SftStage(Section):
     data: list[Any] = Field(min_length=1, description="Corpora: paths, references, or {path: ..., limit: ...}.")
     preset: str | None = Field(None, description="A YAML file of `zeroq sft` below defaults.sft.")
     job: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq sft`.")
+    held_out: list[str] = Field(default_factory=list, description="Evaluation sets that corpora must not overlap.")
+    ngram: int | None = Field(10, ge=3, description="Words of an overlap (R1: 10); null: whole problems only.")
     allow_other_tokenizer: bool = Field(
         False, description="Take corpora whose prompts were rendered for a model of another tokenizer."
     )
@@ -111,6 +113,8 @@ class ColdStartStage(Section):
     filtered: FilteredSource | None = None
     few_shot: FewShotSource | None = None
     merge: MergeSettings = Field(MergeSettings(), description="Filters, duplicates and caps over all sources.")
+    held_out: list[str] = Field(default_factory=list, description="Evaluation sets that chains must not overlap.")
+    ngram: int | None = Field(10, ge=3, description="Words of an overlap (R1: 10); null: whole problems only.")
     preset: str | None = Field(None, description="A YAML file of `zeroq sft` below defaults.sft.")
     job: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq sft`.")
     sampling: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq run`, for sampling.")
@@ -245,6 +249,17 @@ def read_preset(name: str | None) -> dict[str, Any]:
         return {}
     given, shipped = Path(name), CONFIGS / name
     return read_tree(given if given.is_file() or not shipped.is_file() else shipped)[0]
+
+
+def defaults_of(stage: Stage) -> dict[str, Any]:
+    """What the settings of this kind of stage are where nothing is said."""
+    usual = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in type(stage).model_fields.items()
+        if not field.is_required()
+    }
+    dumped: dict[str, Any] = type(stage).model_construct(**usual).model_dump(mode="json", include=set(usual))
+    return dumped
 
 
 def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:

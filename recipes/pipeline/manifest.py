@@ -101,13 +101,24 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def differences(
-    manifest: Manifest, settings: Mapping[str, Any], seed: int, inputs: Mapping[str, Artefact]
+    manifest: Manifest,
+    settings: Mapping[str, Any],
+    seed: int,
+    inputs: Mapping[str, Artefact],
+    *,
+    defaults: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """What a finished stage was run with and would not be run with now, in words; empty when it still holds."""
+    """What a finished stage was run with and would not be run with now, in words; empty when it still holds.
+
+    A setting that the stage did not have then (an older version wrote the manifest) and that has its default in
+    `defaults` changes nothing.
+    """
     found = []
     if manifest.seed != seed:
         found.append(f"seed {manifest.seed} -> {seed}")
     before, now = _flat(manifest.settings), _flat(json.loads(json.dumps(settings)))
+    usual = _flat(json.loads(json.dumps(defaults or {})))
+    now = {key: value for key, value in now.items() if key in before or key not in usual or usual[key] != value}
     for key in sorted(before.keys() | now.keys()):
         if before.get(key) != now.get(key):
             found.append(f"{key} {_short(before.get(key))} -> {_short(now.get(key))}")

@@ -130,6 +130,9 @@ def test_a_manifest_comes_back_and_tells_what_changed(tmp_path: Path) -> None:
         "job.sft.lr 0.0001 -> 0.0002",
         "input @a.corpus is another",
     ]
+    later = {**made.settings, "ngram": 10, "held_out": []}  # keys that a newer version has
+    assert differences(found, later, 0, made.inputs, defaults={"ngram": 10, "held_out": []}) == []
+    assert differences(found, later, 0, made.inputs, defaults={"ngram": 3, "held_out": []}) == ["ngram nothing -> 10"]
     assert changed_outputs(found) == []
     corpus.write_text("row")
     assert "was changed" in changed_outputs(found)[0]

@@ -13,10 +13,12 @@ from common.messages import Verdict
 from launcher.pipeline_report import append_result, markdown, over_seeds, read_results
 from launcher.sampling import Completion
 from launcher.stages.evaluate import suite_figures, table_row
+from launcher.stages.held_out import refuse_held_out
 from launcher.stages.sampling import Sampled, SampleLog
 from launcher.stages.selecting import graded_tasks, source_of
 from launcher.stages.supervised import check_tokenizers, note_tokenizer, user_rows
 from recipes.datasets import Example
+from recipes.stages.corpus import CorpusRow, write_corpus
 from recipes.stages.few_shot import parse_few_shot
 from recipes.tiny_model import create_tokenizer
 
@@ -126,3 +128,19 @@ def test_results_of_several_seeds_are_averaged_and_replaced_by_name(tmp_path: Pa
         "| base | 0.500 | - |",
         "| R1 | - | - |",
     ]
+
+
+def test_a_corpus_that_holds_an_evaluation_problem_is_refused(tmp_path: Path) -> None:
+    held_out = tmp_path / "eval.jsonl"
+    held_out.write_text(json.dumps({"prompt": "What is 6 + 8 + 8?", "answer": "22"}) + "\n")
+
+    def corpus(problem: str) -> list[Path]:
+        path = tmp_path / "corpus.parquet"
+        row = CorpusRow("a", "sums", "en", problem, "p", "r", "reasoning", None, None, "here")
+        write_corpus(path, [replace(row, id="first", problem="another"), row])
+        return [path]
+
+    refuse_held_out(corpus("What is 6 + 8 - 8?"), [str(held_out)], ngram=None)
+    refuse_held_out(corpus("what is 6 + 8 + 8"), [], ngram=None)
+    with pytest.raises(UserError, match=r"eval\.jsonl:1 and .*corpus\.parquet: row 2 share the whole problem"):
+        refuse_held_out(corpus("what is 6 + 8 + 8"), [str(held_out)], ngram=None)
