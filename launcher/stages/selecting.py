@@ -41,8 +41,9 @@ def _response(completion: Completion, parse: Parse | None) -> GradedResponse:
     text = completion.text if parse is None else parse(completion.text)
     if isinstance(text, Reason):
         return GradedResponse(completion.text, "fail", 0.0, completion.num_tokens, completion.clipped)
+    outcome = "fail" if verdict.outcome == "error" else verdict.outcome  # a program that crashed is wrong
     clipped = completion.clipped and text == completion.text  # a whole first answer before the cut is whole
-    return GradedResponse(text, verdict.outcome, verdict.reward, completion.num_tokens, clipped)
+    return GradedResponse(text, outcome, verdict.reward, completion.num_tokens, clipped)
 
 
 def _domain(example: Example) -> str:

@@ -85,6 +85,9 @@ def test_graded_tasks_carry_kind_language_and_the_part_that_counts() -> None:
         "plain",
     )
     assert [(r.text, r.outcome) for r in task.responses] == [(answer, "pass"), ("nothing", "fail")]
+    crashed = _completion("x", passed=False)
+    crashed = replace(crashed, verdict=crashed.verdict.model_copy(update={"outcome": "error"}))
+    assert graded_tasks([replace(sampled, completions=[crashed])])[0].responses[0].outcome == "fail"
     general = graded_tasks([replace(sampled, example=_example(kind="general", language="python"))])[0]
     assert (general.kind, general.domain, general.language) == ("general", "general", None)
     assert source_of(_example(source="https://host/gym")) == "gym"
