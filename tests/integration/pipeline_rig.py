@@ -30,7 +30,7 @@ def miniature(folder: Path) -> Path:
     stages["world"]["scale"] = 0.08
     for name in ("reasoning_rl", "rl_all", "student_rl"):
         stages[name]["run"].setdefault("learner", {})["max_steps"] = 3
-    stages["rl_all"]["run"]["data"]["general"]["last_steps"] = 2
+    stages["rl_all"]["run"]["data"]["general"] |= {"last_steps": 2, "share": 0.75}
     for name in ("base", "student_base", "cold_start", "sft", "distill"):
         job = stages[name]["job"]["sft"]
         job.pop("epochs", None)
