@@ -64,7 +64,11 @@ class Ranks:
     def __enter__(self) -> Ranks:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.size > 1:
+            # A rank that takes the group apart while another still writes its files was seen to abort, once, in the
+            # threads of gloo. After an error there is nobody to wait for.
+            self.barrier()
         self.close()
 
     def close(self) -> None:
