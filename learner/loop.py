@@ -26,6 +26,7 @@ from learner.batch import BatchFigures, TakenGroup, TrainingBatch, build_batch, 
 from learner.checkpoint import CheckpointStore, TrainingState, restore
 from learner.evaluation import EvaluationFigures
 from learner.metrics import StepLog
+from learner.phases import Phases, never
 from learner.ranks import Ranks
 from learner.samples import SampleLog
 from learner.session import BrokerSession, PublisherFactory, weight_publisher
@@ -49,11 +50,12 @@ def run(process: Process, *, make_publisher: PublisherFactory = weight_publisher
             learner.close()
 
 
-class Learner:
+class Learner(Phases):
     """One rank of the learner."""
 
     def __init__(self, process: Process, ranks: Ranks, make_publisher: PublisherFactory) -> None:
-        self.process, self.config, self.paths, self.ranks = process, process.config, process.paths, ranks
+        super().__init__(process.paths, ranks, process.stop)
+        self.process, self.config = process, process.config
         self.make_publisher = make_publisher
         self.store = CheckpointStore(self.paths.checkpoints, keep=self.config.learner.keep_checkpoints)
         self.state = TrainingState()
@@ -61,7 +63,6 @@ class Learner:
         self.session: BrokerSession | None = None
         self.groups: list[TakenGroup] = []
         self.times: dict[str, float] = defaultdict(float)
-        self.phase_seconds: dict[str, float] = defaultdict(float)
         self.totals: dict[str, float] = defaultdict(float)
         self.evaluated: dict[str, EvaluationFigures | dict[str, Any]] = {}
 
@@ -167,7 +168,7 @@ class Learner:
         with self.timed("wait"):
             if session is not None:
                 session.top_up()
-            poll = (lambda seconds: session.poll_groups(self.version, seconds)) if session else _never
+            poll = (lambda seconds: session.poll_groups(self.version, seconds)) if session else never
             if not self.ranks.wait_on_first(poll, lambda: bool(self.process.stop)):
                 return None
         with self.timed("pack"):
@@ -253,7 +254,7 @@ class Learner:
             if session is not None:
                 session.evaluations.submit(label, step=self.step, version=self.version)
                 session.top_up()  # actors that have no evaluation task left go on with training tasks
-            poll = session.poll_evaluations if session else _never
+            poll = session.poll_evaluations if session else never
             self.ranks.wait_on_first(poll, lambda: bool(self.process.stop))
             if session is not None:
                 for figures in session.finished_evaluations:
@@ -329,21 +330,6 @@ class Learner:
 
     # ---------------------------------------------------------------- helpers
 
-    def stopping(self) -> bool:
-        """Has any rank been asked to stop? Collective."""
-        return self.ranks.any(bool(self.process.stop))
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Announce a phase of the run and measure it."""
-        if self.ranks.first:
-            record_event(self.paths, "phase", name=name)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.monotonic() - began
-
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Measure a part of the step."""
@@ -359,7 +345,3 @@ _SHOWN = ("pass_at_1", "greedy", "mean_length", "greedy_mean_length", "cons_at_k
 
 def _shown(figures: EvaluationFigures) -> dict[str, float | None]:
     return {name: getattr(figures, name) for name in _SHOWN}
-
-
-def _never(_seconds: float) -> bool:
-    raise AssertionError("only rank 0 polls")

@@ -14,10 +14,7 @@ import json
 import logging
 import os
 import sys
-import time
-from collections import defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +29,7 @@ from learner.checkpoint import CheckpointStore, TrainingState, restore
 from learner.corpus import Corpus, CorpusFigures, Encoder, Tokenisation
 from learner.model import load_policy
 from learner.packing import Sequences
+from learner.phases import Phases, never
 from learner.ranks import Ranks, rank_of_environment
 from learner.sft import EpochOrder, Schedule, SftFigures, SupervisedTrainer, train
 from learner.supervised_log import SupervisedLog
@@ -54,18 +52,18 @@ def run(process: Process[SftConfig]) -> None:
             ) from error
 
 
-class SupervisedJob:
+class SupervisedJob(Phases):
     """One rank of a supervised job."""
 
     def __init__(self, process: Process[SftConfig], ranks: Ranks) -> None:
-        self.process, self.config, self.paths, self.ranks = process, process.config, process.paths, ranks
+        super().__init__(process.paths, ranks, process.stop)
+        self.process, self.config = process, process.config
         self.sft = process.config.sft
         self.store = CheckpointStore(self.paths.checkpoints, keep=self.config.learner.keep_checkpoints)
         self.state = TrainingState()
         self.step = 0
         self.elapsed_s = 0.0
         self.stopped = False
-        self.phase_seconds: dict[str, float] = defaultdict(float)
         self.figures: dict[str, CorpusFigures] = {}
         self.recent: deque[SftFigures] = deque(maxlen=_RECENT)
         self.evaluated: tuple[int, float, float] | None = None
@@ -104,7 +102,7 @@ class SupervisedJob:
         path = self.paths.root / "data" / name
         with self.phase("tokenising"):
             work = Tokenisation(files, self._encoder(), self.max_tokens, path) if self.ranks.first else None
-            poll = work.poll if work else _never
+            poll = work.poll if work else never
             if not self.ranks.wait_on_first(poll, lambda: bool(self.process.stop)):
                 return False
             if work:
@@ -283,27 +281,6 @@ class SupervisedJob:
             }
         write_atomic(self.paths.root / "learner_summary.json", json.dumps(summary, indent=1))
         record_event(self.paths, "phase", name="done")
-
-    # ---------------------------------------------------------------- helpers
-
-    def stopping(self) -> bool:
-        """Has any rank been asked to stop? Collective."""
-        return self.ranks.any(bool(self.process.stop))
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Announce a phase and measure it."""
-        if self.ranks.first:
-            record_event(self.paths, "phase", name=name)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.monotonic() - began
-
-
-def _never(_seconds: float) -> bool:
-    raise AssertionError("only rank 0 polls")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from common.config import RunConfig
 from common.lifecycle import write_atomic
 from evaluator.extract import final_answer, read
 from launcher.equality import AnswerEquality
-from launcher.model_swap import difference
+from launcher.eval_plan import engine_groups
 from launcher.pipeline_report import markdown
 from launcher.sampling import Sampler
 from launcher.stages import Outcome, StageContext
@@ -54,7 +54,7 @@ def evaluate(context: StageContext) -> Outcome:
     rows: dict[str, dict[str, Any]] = {}
     details: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, list[Sampled]]] = {}
-    for group in _engines(settings.models):
+    for group in engine_groups({label: locate_model(name) for label, name in settings.models.items()}):
         for label, suite, sampled in _measure(context, group, sets):
             found.setdefault(label, {})[suite] = sampled
     with AnswerEquality(VERIFIER_LIMIT_S) as equal:
@@ -161,20 +161,6 @@ def _problem_sets(context: StageContext) -> dict[str, tuple[list[Example], Sampl
 def _suite_sampling(settings: Any, suite: Suite) -> SampleSettings:
     sampling: SampleSettings = settings.sampling
     return sampling.model_copy(update={"samples": suite.k if settings.k == "auto" else settings.k})
-
-
-def _engines(models: Mapping[str, str]) -> list[dict[str, Path]]:
-    """The models in groups whose weights fit one engine."""
-    groups: list[dict[str, Path]] = []
-    for label, name in models.items():
-        path = locate_model(name)
-        for group in groups:
-            if difference(next(iter(group.values())), path) is None:
-                group[label] = path
-                break
-        else:
-            groups.append({label: path})
-    return groups
 
 
 def _sample(sampled: Sampled, completion: Any) -> Sample:

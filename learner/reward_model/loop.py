@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
-import time
-from collections import defaultdict, deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import deque
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,6 +28,7 @@ from common.lifecycle import record_event, write_atomic
 from common.reward_model import RewardModelFacts, padding, write_reward_model
 from learner.checkpoint import CheckpointStore, TrainingState, restore
 from learner.optimizer import learning_rate
+from learner.phases import Phases, never
 from learner.ranks import Ranks
 from learner.reward_model.log import RewardLog
 from learner.reward_model.measure import HeldOutFigures, measure
@@ -58,18 +56,18 @@ def run(process: Process[RewardModelConfig]) -> None:
             ) from error
 
 
-class RewardModelJob:
+class RewardModelJob(Phases):
     """One rank of the job."""
 
     def __init__(self, process: Process[RewardModelConfig], ranks: Ranks) -> None:
-        self.process, self.config, self.paths, self.ranks = process, process.config, process.paths, ranks
+        super().__init__(process.paths, ranks, process.stop)
+        self.process, self.config = process, process.config
         self.section = process.config.reward_model
         self.store = CheckpointStore(self.paths.checkpoints, keep=self.config.learner.keep_checkpoints)
         self.state = TrainingState()
         self.step = 0
         self.num_steps = 0
         self.stopped = False
-        self.phase_seconds: dict[str, float] = defaultdict(float)
         self.figures: dict[str, StoreFigures] = {}
         self.recent: deque[StepFigures] = deque(maxlen=_RECENT)
         self.measured: HeldOutFigures | None = None
@@ -125,7 +123,7 @@ class RewardModelJob:
                 path, limit = self.paths.root / "data" / name, self.section.limit if name == "train" else None
                 work = Preparation(source, self.section, self.tokenizer, self._vocab_size(), path, limit)
                 self.figures[name] = work.figures
-            poll = work.poll if work else _never
+            poll = work.poll if work else never
             return self.ranks.wait_on_first(poll, lambda: bool(self.process.stop))
 
     def _tokenizer(self) -> Any:
@@ -289,24 +287,3 @@ class RewardModelJob:
             summary |= {name: value for name, value in found.items() if name != "num_rows"}
         write_atomic(self.paths.root / "learner_summary.json", json.dumps(summary, indent=1))
         record_event(self.paths, "phase", name="done")
-
-    # ---------------------------------------------------------------- helpers
-
-    def stopping(self) -> bool:
-        """Has any rank been asked to stop? Collective."""
-        return self.ranks.any(bool(self.process.stop))
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Announce a phase and measure it."""
-        if self.ranks.first:
-            record_event(self.paths, "phase", name=name)
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.phase_seconds[name] += time.monotonic() - began
-
-
-def _never(_seconds: float) -> bool:
-    raise AssertionError("only rank 0 polls")

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from common.errors import UserError
+from common.response import ANSWER, END_ANSWER, END_THINK, THINK
 from recipes.stages.corpus import CorpusRow
 from recipes.stages.filters import Reason
-from recipes.stages.text import ANSWER, END_ANSWER, END_THINK, THINK, format_fault, split_response
+from recipes.stages.text import format_fault, split_response
 
 _HEADER = (
     "Each problem is solved in two parts: careful reasoning, step by step, and then a summary that states the result."

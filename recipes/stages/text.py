@@ -4,9 +4,7 @@
 script that is not (Chinese, Japanese, Thai, Lao, Khmer, Burmese). So n-grams, repetition and lengths mean something in
 every language, and ten units of Chinese are fewer words than ten of English.
 
-The rules of `split_response` are those of the evaluators (evaluator/extract.py, which recipes may not import):
-reasoning is what stands in `<think>`, the visible part is what follows the last `</think>`, and nothing is visible
-while a block is open.
+Responses are read by common/response.py, as the evaluators read them.
 """
 
 from __future__ import annotations
@@ -17,11 +15,10 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any, Literal
 
-THINK, END_THINK = "<think>", "</think>"
-ANSWER, END_ANSWER = "<answer>", "</answer>"
+from common.response import ANSWER, END_ANSWER, END_THINK, THINK, read, summary
+
 ResponseFormat = Literal["tags", "think"]
 
-_THINK_TAGS = re.compile(r"</?think>")
 _SHAPES: dict[str, tuple[re.Pattern[str], tuple[str, ...]]] = {
     "tags": (
         re.compile(r"\s*<think>(?P<reasoning>.*?)</think>\s*<answer>(?P<summary>.*?)</answer>\s*", re.DOTALL),
@@ -47,29 +44,8 @@ class Parts:
 
 def split_response(response: str, prompt: str = "") -> Parts:
     """Take `response`, which followed `prompt`, apart; nested and unclosed blocks are read as the module says."""
-    text = THINK + response if prompt.rstrip().endswith(THINK) else response
-    reasoning: list[str] = []
-    visible: list[str] = []
-    depth = position = 0
-    for tag in _THINK_TAGS.finditer(text):
-        (reasoning if depth else visible).append(text[position : tag.start()])
-        position = tag.end()
-        if tag.group() == THINK:
-            depth += 1
-            continue
-        if not depth:  # never opened: all before it was reasoning
-            reasoning.extend(visible)
-        depth = max(0, depth - 1)
-        if not depth:
-            visible = []
-    (reasoning if depth else visible).append(text[position:])
-    return Parts(text, "\n".join(reasoning).strip(), "" if depth else _summary("\n".join(visible)))
-
-
-def _summary(visible: str) -> str:
-    end = visible.rfind(END_ANSWER)
-    start = visible.rfind(ANSWER, 0, end) if end >= 0 else -1
-    return (visible[start + len(ANSWER) : end] if start >= 0 else visible).strip()
+    found = read(prompt, response)
+    return Parts(found.text, found.reasoning.strip(), summary(found))
 
 
 def format_fault(text: str, style: ResponseFormat) -> str | None:

@@ -1,0 +1,39 @@
+"""Owns what every job of the learner does between its steps: announce and time its phases, ask whether to stop."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from common.lifecycle import RunPaths, StopFlag, record_event
+from learner.ranks import Ranks
+
+
+class Phases:
+    """One rank's phases. `phase_seconds`: time spent in each so far, by name."""
+
+    def __init__(self, paths: RunPaths, ranks: Ranks, stop: StopFlag) -> None:
+        self.paths, self.ranks, self._stop = paths, ranks, stop
+        self.phase_seconds: dict[str, float] = defaultdict(float)
+
+    def stopping(self) -> bool:
+        """Has any rank been asked to stop? Collective."""
+        return self.ranks.any(bool(self._stop))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Announce a phase of the run and measure it."""
+        if self.ranks.first:
+            record_event(self.paths, "phase", name=name)
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phase_seconds[name] += time.monotonic() - began
+
+
+def never(_seconds: float) -> bool:
+    """What ranks other than the first poll: nothing, they only wait to be told."""
+    raise AssertionError("only rank 0 polls")
