@@ -16,6 +16,10 @@ for some steps and the fastest is taken. TRL's vLLM mode is for GPUs.
 zeroq's clock starts when training may begin and an actor holds weights, TRL's when training begins: processes, engines
 and graders are up, nothing is sampled yet. Held-out pass@1 (T 0.6, top-p 0.95, 4 samples of 200 problems) is measured
 afterwards on saved checkpoints of both sides, by one sampler, on no clock.
+
+Two runs of one seed differ (asynchronous runs by up to 0.1 pass@1, and this kind of machine by 1.4x in speed), so one
+pair proves little: --pairs N runs both sides N times, with seeds --seed, --seed + 1, ..., and prints every pair, the
+median ratio and the ratio of the summed times.
 """
 
 from __future__ import annotations
@@ -25,8 +29,10 @@ import importlib.util
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +63,7 @@ examples:
 
   python benchmarks/vs_trl.py                                  all of it: cold start, both sides, about 12 minutes
   python benchmarks/vs_trl.py --start runs/NAME/checkpoints/step-0 --seed 2 --json vs_trl.json
+  python benchmarks/vs_trl.py --start DIR --pairs 5 --trl float32/2     five seeds of both sides, about 4 minutes each
   python benchmarks/vs_trl.py --start DIR --eval-every 10      zeroq evaluates while it trains, on its clock
   python benchmarks/vs_trl.py --start DIR --steps 4 --every 2 --trial-steps 2 data.eval_size=40       does it work?
 
@@ -72,6 +79,9 @@ def parser() -> argparse.ArgumentParser:
     add_options(made)
     made.add_argument(
         "--trl", metavar="DTYPE/THREADS", help="such as float32/2; default: try float32/2, bfloat16/2 and float32/1"
+    )
+    made.add_argument(
+        "--pairs", type=int, default=1, help="times that both sides run, each with the next seed (default 1)"
     )
     made.add_argument("--trial-steps", type=int, default=8, help="steps of each trial (default 8)")
     made.add_argument(
@@ -119,7 +129,11 @@ def trl_job(options: argparse.Namespace, start: Path, run: Path, name: str, **ch
     return result
 
 
-def best_setting(options: argparse.Namespace, start: Path, run: Path) -> tuple[str, int, dict[str, float]]:
+Setting = tuple[str, int, dict[str, float]]
+"""TRL's type, number of threads, and the rates of what was tried."""
+
+
+def best_setting(options: argparse.Namespace, start: Path, run: Path) -> Setting:
     """The fastest of TRL's types and numbers of threads, and the rates of those that were tried."""
     if options.trl is not None:
         dtype, threads = read_setting(options.trl)
@@ -142,26 +156,27 @@ def read_setting(text: str) -> tuple[str, int]:
     return dtype, int(threads)
 
 
-def measure_zeroq(options: argparse.Namespace, start: Path) -> Side:
+def measure_zeroq(options: argparse.Namespace, start: Path, seed: int) -> Side:
     """zeroq's side."""
     load = Load()
     overrides = [
         *training_overrides(options, start),
+        f"seed={seed}",
         "eval.before_and_after=false",  # training tasks would be sampled in its shadow, before the clock starts
         f"eval.every_steps={options.eval_every}",
         *([] if shutil.which("g++") is None else ["actor.enforce_eager=false"]),
         *options.overrides,
     ]
-    side = read_training("zeroq", run_zeroq(options.config, options.out, "zeroq", overrides))
+    side = read_training("zeroq", run_zeroq(options.config, options.out, f"zeroq-{seed}", overrides))
     side.about["load"] = load.report()
     return side
 
 
-def measure_trl(options: argparse.Namespace, start: Path, run: Path) -> Side:
-    """TRL's side."""
-    dtype, threads, rates = best_setting(options, start, run)
+def measure_trl(options: argparse.Namespace, start: Path, run: Path, seed: int, setting: Setting) -> Side:
+    """TRL's side, on the problems of zeroq's run."""
+    dtype, threads, rates = setting
     load = Load()
-    result = trl_job(options, start, run, "trl", dtype=dtype, threads=threads)
+    result = trl_job(options, start, run, f"trl-{seed}", dtype=dtype, threads=threads)
     side = Side("TRL", result["steps"], result["tokens"], {int(k): v for k, v in result["checkpoints"].items()})
     side.about = {"setting": f"{dtype}, {threads} thread(s)", "trial_tokens_per_s": rates, "load": load.report()}
     side.about["rewards"] = result["rewards"]
@@ -176,7 +191,7 @@ def report(zeroq: Side, trl: Side, target: float) -> tuple[str, dict[str, Any]]:
         "ratio_tokens_per_s_warm": ratio(settled_rate(zeroq), settled_rate(trl)),
         "time_to_target_s": {"zeroq": times[0], "trl": times[1]},
         "ratio_time_to_target": ratio(times[1], times[0]),
-        "target": target,
+        "pass_at_1_end": {"zeroq": zeroq.curve[-1][1], "trl": trl.curve[-1][1]},
     }
     rows = [
         ("steps", str(len(zeroq.steps)), str(len(trl.steps)), ""),
@@ -206,28 +221,82 @@ def report(zeroq: Side, trl: Side, target: float) -> tuple[str, dict[str, Any]]:
     return table(("", "zeroq", "TRL", "ratio"), rows), figures
 
 
+def summary(pairs: Sequence[dict[str, Any]]) -> tuple[str, dict[str, Any]]:
+    """Every pair in a line, and what they say together. A side that never reached the target has no time, and its pair
+    no ratio; such pairs are counted."""
+    times = [(p["time_to_target_s"]["zeroq"], p["time_to_target_s"]["trl"]) for p in pairs]
+    both = [(ours, theirs) for ours, theirs in times if ours is not None and theirs is not None]
+    ratios = [theirs / ours for ours, theirs in both]
+    figures: dict[str, Any] = {
+        "median_ratio_tokens_per_s": statistics.median(p["ratio_tokens_per_s"] for p in pairs),
+        "median_ratio_time_to_target": statistics.median(ratios) if ratios else None,
+        "ratio_summed_times": ratio(sum(t for _, t in both), sum(o for o, _ in both)),
+        "pairs_without_target": {
+            "zeroq": sum(ours is None for ours, _ in times),
+            "trl": sum(theirs is None for _, theirs in times),
+        },
+    }
+    rows = [
+        (
+            str(pair["seed"]),
+            shown(pair["ratio_tokens_per_s"], 2, "x"),
+            shown(ours, 1),
+            shown(theirs, 1),
+            shown(ratio(theirs, ours), 2, "x"),
+            *(shown(value, 3) for value in pair["pass_at_1_end"].values()),
+        )
+        for pair, (ours, theirs) in zip(pairs, times, strict=True)
+    ]
+    head = ("seed", "tokens/s", "zeroq to target, s", "TRL, s", "ratio", "zeroq at the end", "TRL")
+    lines = [
+        table(head, rows),
+        f"median of {len(pairs)}: trained tokens/s {shown(figures['median_ratio_tokens_per_s'], 2, 'x')}, "
+        f"time to target {shown(figures['median_ratio_time_to_target'], 2, 'x')}; summed times "
+        f"{shown(figures['ratio_summed_times'], 2, 'x')}",
+        f"never reached the target: zeroq {figures['pairs_without_target']['zeroq']}, "
+        f"TRL {figures['pairs_without_target']['trl']}",
+    ]
+    return "\n".join(lines), figures
+
+
+def measure_pair(
+    options: argparse.Namespace, start: Path, seed: int, setting: Setting | None
+) -> tuple[Side, Side, Setting]:
+    """Both sides once, judged; TRL's setting is found in the first pair."""
+    print(f"zeroq, seed {seed}", flush=True)
+    zeroq = measure_zeroq(options, start, seed)
+    run = Path(zeroq.about["run"])
+    print(f"TRL, seed {seed}", flush=True)
+    setting = setting or best_setting(options, start, run)
+    trl = measure_trl(options, start, run, seed, setting)
+    print("judging checkpoints", flush=True)
+    judge_sides([zeroq, trl], start, Judge(run / "data" / "eval.jsonl", seed=seed), options.target)
+    return zeroq, trl, setting
+
+
 def main() -> int:
     """Measure both sides, print the table; the exit code."""
     options = checked_options(None)
+    setting: Setting | None = None
+    pairs: list[dict[str, Any]] = []
     try:
         start = start_model(options, options.out)
-        print("zeroq", flush=True)
-        zeroq = measure_zeroq(options, start)
-        run = Path(zeroq.about["run"])
-        print("TRL", flush=True)
-        trl = measure_trl(options, start, run)
-        print("judging checkpoints", flush=True)
-        judge_sides([zeroq, trl], start, Judge(run / "data" / "eval.jsonl", seed=options.seed), options.target)
+        for seed in range(options.seed, options.seed + options.pairs):
+            zeroq, trl, setting = measure_pair(options, start, seed, setting)
+            text, figures = report(zeroq, trl, options.target)
+            print(f"\n{text}\n")
+            print(f"zeroq: load {zeroq.about['load']}\nTRL: {trl.about['setting']}; load {trl.about['load']}\n")
+            pairs.append({"seed": seed, **figures, "zeroq": zeroq.to_json(), "trl": trl.to_json()})
     except RuntimeError as error:
         print(f"failed: {error}", file=sys.stderr)
         return 1
-    text, figures = report(zeroq, trl, options.target)
-    print(f"\n{text}\n")
+    text, figures = summary(pairs)
+    print(text)
     in_loop = f"every {options.eval_every} steps, on its clock" if options.eval_every else "none"
-    print(f"zeroq: in-loop evaluations: {in_loop}; load {zeroq.about['load']}")
-    print(f"TRL: {trl.about['setting']}, 128 completions at once; load {trl.about['load']}")
-    print("start-up is on neither clock")
-    write_json(options.json, {**figures, "start": str(start), "zeroq": zeroq.to_json(), "trl": trl.to_json()})
+    print(
+        f"zeroq's in-loop evaluations: {in_loop}; TRL generates 128 completions at once; start-up is on neither clock"
+    )
+    write_json(options.json, {**figures, "target": options.target, "start": str(start), "pairs": pairs})
     return 0
 
 
@@ -238,6 +307,8 @@ def checked_options(arguments: list[str] | None) -> argparse.Namespace:
         fail("trl or accelerate is not installed; pip install --no-deps -r requirements/bench.txt")
     if options.trl is not None:
         read_setting(options.trl)
+    if options.pairs < 1:
+        fail(f"--pairs {options.pairs}: at least 1")
     return checked(options)
 
 

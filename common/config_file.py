@@ -1,6 +1,6 @@
 """Owns reading a configuration: YAML plus `key=value` overrides, checked against a pydantic model.
 
-Every mistake becomes one `UserError` line naming file, key, value and remedy. `RunConfig` (common/config.py) and the
+Every mistake becomes one `UserError` line naming file, key, value and remedy. `RunConfig` (common/config/) and the
 supervised jobs (common/job_config.py) are read by the same code, so a mistake reads the same everywhere.
 """
 

@@ -1,0 +1,57 @@
+"""Sections on operation: keys of the wire, metrics and probes, autoscaling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from common.config_file import Section
+
+
+class SecuritySection(Section):
+    """CurveZMQ on every socket that carries zeroq's messages."""
+
+    mode: Literal["curve", "off"] = Field("curve", description="off: plaintext, on one trusted machine only.")
+    keys: str | None = Field(
+        None,
+        description="Folder with this process's keys (zeroq keygen); null: each run makes its own in its directory.",
+    )
+
+
+class MetricsSection(Section):
+    """Where each process serves /metrics, /livez and /readyz."""
+
+    host: str = Field("127.0.0.1", description="Address to bind.")
+    port: int = Field(0, ge=0, le=65535, description="0: a free one, written to processes/NAME.json.")
+
+
+class ScaleLimits(Section):
+    """Floor and ceiling of one kind of process, and how fast their number may change."""
+
+    min: int = Field(1, ge=0, description="Never fewer.")
+    max: int = Field(8, ge=1, description="Never more.")
+    max_step: int = Field(4, ge=1, description="Largest change in one decision.")
+    scale_up_after_s: float = Field(5.0, ge=0, description="The need must last so long before processes are added.")
+    scale_down_after_s: float = Field(60.0, ge=0, description="The surplus must last so long before any is removed.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ScaleLimits:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is above max {self.max}")
+        return self
+
+
+class AutoscalerSection(Section):
+    """How many evaluators and actors there should be (docs/kubernetes.md)."""
+
+    every_s: float = Field(5.0, gt=0, description="Seconds between two decisions.")
+    dry_run: bool = Field(False, description="Decide and report, change nothing.")
+    grading_target_s: float = Field(
+        10.0, gt=0, description="Evaluators: backlog times service time, over their number, is kept below this."
+    )
+    starved_ratio: float = Field(
+        0.1, ge=0, le=1, description="Actors: one more while the learner waits for groups longer than this share."
+    )
+    evaluators: ScaleLimits = ScaleLimits()
+    actors: ScaleLimits = ScaleLimits(scale_up_after_s=30.0, scale_down_after_s=300.0, max_step=1)
