@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from common.client import BrokerClient
-from common.errors import BrokerUnavailable, RunFailure
+from common.errors import BrokerUnavailable, KeyRefused, RunFailure, UserError
 from common.messages import Header
 from common.wire import Array, Envelope
 
@@ -18,7 +18,8 @@ class Broker:
         self._client = client
 
     async def ask(self, header: Header, payload: Mapping[str, Array | bytes] | None = None) -> Envelope:
-        """The reply; RunFailure when the broker has not answered for so long that the client gave up.
+        """The reply; RunFailure when the broker has not answered for so long that the client gave up, UserError when it
+        does not let this process in.
 
         Cancelling the caller leaves the request on its way: the client's thread must never find a future that was
         cancelled between its look and its answer.
@@ -27,6 +28,8 @@ class Broker:
             future = asyncio.wrap_future(self._client.call(header, payload))
             future.add_done_callback(_retrieve)
             return await asyncio.shield(future)
+        except KeyRefused as error:
+            raise UserError(str(error)) from None
         except BrokerUnavailable as error:
             raise RunFailure(f"the broker is gone: {error}") from error
 

@@ -13,6 +13,7 @@ import time
 import zlib
 from typing import Any
 
+from actor.engine_stats import engine_reports, follow
 from actor.environment import prepare, starting_engine, torch_is_fresh
 from actor.group import GeneratedGroup, GenerationAborted, pack
 from actor.plugin import engine_name
@@ -25,7 +26,6 @@ log = logging.getLogger(__name__)
 _SHUTDOWN_S = 1.0
 _HEALTH_CHECK_S = 0.2
 _WARM_UP_TOKENS = 16
-_CPU_BLOCK_TOKENS = 32  # the smallest that vLLM's CPU attention takes
 
 
 class EngineDied(ZeroqError):
@@ -65,11 +65,12 @@ class Engine:
             vllm_config = _engine_args(config, name).create_engine_config()
         except (ValueError, OSError) as error:
             raise UserError(f"model {config.model}: vLLM refuses it: {error}") from error
-        with starting_engine(config, cores, fresh=fresh):
+        with starting_engine(config, cores, fresh=fresh), engine_reports():
             try:
                 llm = AsyncLLM.from_vllm_config(vllm_config, disable_log_stats=True)
             except (RuntimeError, ValueError, TimeoutError) as error:
                 raise RunFailure(f"vLLM did not start: {error}; its own report is above") from error
+        follow(llm)
         now = time.monotonic()
         log.info("engine ready in %.1f s (imports %.1f s)", now - began, imported - began)
         return cls(llm)
@@ -209,6 +210,7 @@ def _engine_args(config: RunConfig, name: str) -> Any:
     on_cpu = actor.device == "cpu"
     return AsyncEngineArgs(
         model=config.model,
+        load_format="dummy" if actor.model_from == "learner" else "auto",  # all weights come from the learner
         dtype=actor.dtype,
         max_model_len=actor.max_model_len,
         max_num_seqs=actor.max_num_seqs,
@@ -217,7 +219,7 @@ def _engine_args(config: RunConfig, name: str) -> Any:
         enforce_eager=actor.enforce_eager,
         enable_prefix_caching=True,
         # Whole blocks are shared. vLLM's 128 on CPUs is longer than many prompts, whose groups then share nothing.
-        block_size=_CPU_BLOCK_TOKENS if on_cpu else None,
+        block_size=actor.kv_block_tokens if on_cpu else None,
         logprobs_mode="processed_logprobs",
         weight_transfer_config=WeightTransferConfig(backend=engine_name(config.weights.backend)),
         # vLLM's default seed is 0 everywhere: replicas would draw the same random numbers.

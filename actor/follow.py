@@ -50,7 +50,9 @@ class WeightFollower:
         on_version: Callable[[int], None],
         hello_every_s: float = 0.5,
         follow_every_s: float = 5.0,
+        has_weights: bool = True,
     ) -> None:
+        """`has_weights`: the engine was started with usable weights, which `STATIC` then names version 0."""
         self.version: int | None = None
         self._broker = broker
         self._name = name
@@ -59,19 +61,23 @@ class WeightFollower:
         self._on_version = on_version
         self._hello_every_s = hello_every_s
         self._follow_every_s = follow_every_s
+        self._has_weights = has_weights
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Until cancelled. RunFailure when the receiver ends by itself; whatever it raises is passed on."""
         endpoint: str | None = None
+        learner: str | None = None
         receiving: asyncio.Task[None] | None = None
         try:
             while True:
-                found = await self._hello()
-                if found is not None and found != endpoint:
-                    log.info("weights come from %s", found)
+                welcome = await self._hello()
+                found = welcome.weights_endpoint
+                if found is not None and (found, welcome.learner) != (endpoint, learner):
+                    log.info("weights come from %s, learner %s", found, welcome.learner)
+                    self.version = None  # may be of a history that another learner does not go on from
                     await _end(receiving)
-                    endpoint, receiving = found, self._follow(found)
+                    endpoint, learner, receiving = found, welcome.learner, self._follow(found)
                 pause = self._hello_every_s if endpoint is None else self._follow_every_s
                 if receiving is None:
                     await asyncio.sleep(pause)
@@ -92,6 +98,8 @@ class WeightFollower:
     def _follow(self, endpoint: str) -> asyncio.Task[None] | None:
         self.version = None
         if endpoint == STATIC:
+            if not self._has_weights:
+                raise RunFailure(f"{self._name}: started without weights, and this run has no learner that sends any")
             self._loaded(0)
             return None
         return asyncio.create_task(self._make_receiver(endpoint, self._loaded).run())
@@ -102,12 +110,12 @@ class WeightFollower:
         metrics.VERSION.set(version)
         self._changed.set()
 
-    async def _hello(self) -> str | None:
+    async def _hello(self) -> Welcome:
         hello = Hello(role="actor", name=self._name, incarnation=self._incarnation, version=self.version)
         reply = (await self._broker.ask(hello)).header
         if not isinstance(reply, Welcome):
             raise RunFailure(f"{self._name}: the broker does not welcome this actor: {reply!r}")
-        return reply.weights_endpoint
+        return reply
 
 
 async def _end(task: asyncio.Task[None] | None) -> None:

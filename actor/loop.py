@@ -77,9 +77,12 @@ class Actor:
         self._stop = stop
         self._name = name
         self._slots = asyncio.Semaphore(max_groups)
+        metrics.SLOTS.set(max_groups)
         self._stopping = asyncio.Event()
         self._works: set[asyncio.Task[None]] = set()
         self._work_failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.refused_version: int | None = None
+        """The version that the broker last found too old to sample from."""
 
     async def run(self) -> None:
         """Serve until asked to stop, then give all leases back within seconds.
@@ -122,6 +125,9 @@ class Actor:
     async def _lease(self) -> Envelope | None:
         """One lease, or None after a while without. Never asks without usable weights."""
         version = self._weights.version
+        if self._stop.draining:  # what is in hand is finished
+            await asyncio.sleep(_STOP_CHECK_S)
+            return None
         if version is None:
             await self._weights.changed(None, _POLL_S)
             return None
@@ -133,6 +139,7 @@ class Actor:
                 return None
             case Refused(code="version", detail=detail):
                 log.info("waiting for weights newer than version %d: %s", version, detail)
+                self.refused_version = version
                 await self._weights.changed(version, _POLL_S)
                 return None
             case other:
@@ -188,6 +195,8 @@ class Actor:
         metrics.GENERATION_SECONDS.observe(time.monotonic() - began)
         metrics.TOKENS.inc(len(group.token_ids))
         metrics.METER.add(len(group.token_ids))
+        for num_tokens in group.num_tokens:
+            metrics.LENGTH.add(num_tokens)
         return group
 
     async def _renew(self, lease: Lease, request_id: str) -> None:
@@ -243,6 +252,7 @@ class Actor:
     async def _drain(self, serving: asyncio.Task[None]) -> None:
         """Stop leasing, give back what is in hand, let submits finish; what takes too long expires at the broker."""
         self._stopping.set()
+        metrics.enter("draining")
         deadline = time.monotonic() + _DRAIN_S
         await asyncio.wait({serving}, timeout=_DRAIN_S)
         left = set(self._works)

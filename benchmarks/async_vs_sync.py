@@ -53,7 +53,10 @@ from sides import (
 )
 
 from common.client import BrokerClient
+from common.config import load_config
 from common.errors import BrokerUnavailable
+from common.keys import Keys
+from common.lifecycle import RunPaths
 from common.messages import GetStatus, StatusReport
 from common.wire import Envelope
 
@@ -108,7 +111,8 @@ class ActorWatch:
             endpoints = run / "endpoints.json"
             if not endpoints.exists():
                 return
-            self._client = BrokerClient(json.loads(endpoints.read_text())["monitor"], "monitor", "benchmark")
+            keys = Keys.for_process(load_config(run / "config.yaml"), RunPaths(run), "monitor")
+            self._client = BrokerClient(json.loads(endpoints.read_text())["monitor"], "monitor", "benchmark", keys=keys)
             self._client.hello()
         if self._question is not None and self._question.done():
             header = self._question.result().header

@@ -2,8 +2,9 @@
 
 The limit is one process pushing the frames of a group to another over TCP, nothing checked, nothing acknowledged. The
 broker's figure includes everything the delivery contract asks for: a task is added, leased, its group submitted,
-checked and acknowledged, leased for grading, graded, taken by the learner and released. The two are measured in turn,
-several times; the ratio of the medians is what counts on a shared machine.
+checked and acknowledged, leased for grading, graded, taken by the learner and released: in plaintext, and with CURVE,
+which is the default. The three are measured in turn, several times; the ratios of the medians are what counts on a
+shared machine.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from broker.server import Server
 from common import messages as m
 from common.client import configure_socket, send_frames
 from common.config import RunConfig
+from common.curve import Dialler
+from common.keys import Keys, make_keys
 from common.lifecycle import StopFlag
 from common.wire import Payload, decode, encode
 
@@ -78,12 +82,12 @@ def measure_direct(num: int) -> float:
     return num / elapsed
 
 
-def serve(run_dir: str, ready: Event, stop: Event) -> None:
-    """The broker in a process of its own."""
+def serve(run_dir: str, keys: Path | None, ready: Event, stop: Event) -> None:
+    """The broker in a process of its own; `keys`: the folder, or plaintext."""
     config = RunConfig.model_validate(
         {"model": "tiny", "data": {"train": "x"}, "learner": {"groups_per_step": 64, "max_staleness": 3}}
     )
-    with Server(config) as server:
+    with Server(config, None if keys is None else Keys.load(keys, "broker")) as server:
         (Path(run_dir) / "endpoints").write_text("\n".join(f"{r} {e}" for r, e in server.endpoints.items()))
         flag = StopFlag()
 
@@ -103,7 +107,7 @@ class Driver:
     own encoding and decoding, which the figure includes.
     """
 
-    def __init__(self, endpoints: dict[str, str], depth: int) -> None:
+    def __init__(self, endpoints: dict[str, str], depth: int, keys: Path | None) -> None:
         self.depth = depth
         self.rollouts, self.payload = make_group()
         self.verdicts = [m.Verdict(outcome="pass", reward=1.0, rewards={"accuracy": 1.0})] * GROUP_SIZE
@@ -112,9 +116,14 @@ class Driver:
         self.poller = zmq.Poller()
         self.ids = itertools.count(1)
         self.num_added = self.num_trained = self.goal = 0
-        for role in ("learner", "actor", "evaluator"):
+        roles: tuple[m.Role, ...] = ("learner", "actor", "evaluator")
+        self.diallers: list[Dialler] = []
+        for role in roles:
             self.sockets[role] = self.context.socket(zmq.DEALER)
             configure_socket(self.sockets[role])
+            own = None if keys is None else Keys.load(keys, role)
+            self.diallers.append(Dialler(endpoints[role], "broker", own, client=role))
+            self.diallers[-1].attach(self.sockets[role])
             self.sockets[role].connect(endpoints[role])
             self.poller.register(self.sockets[role], zmq.POLLIN)
             hello = m.Hello(role=role, name=role, incarnation=role)
@@ -129,6 +138,8 @@ class Driver:
 
     def close(self) -> None:
         """Close the sockets."""
+        for dialler in self.diallers:
+            dialler.detach()
         self.context.destroy(0)
 
     def send(self, role: str, header: m.Header, payload: Payload | None = None) -> None:
@@ -178,37 +189,51 @@ class Driver:
             assert isinstance(reply, m.Ack), reply
 
 
+@contextlib.contextmanager
+def broker(depth: int, keys: Path | None) -> Iterator[Driver]:
+    """A broker process, and a driver that is connected to it."""
+    spawn = multiprocessing.get_context("spawn")
+    ready, stop = spawn.Event(), spawn.Event()
+    with tempfile.TemporaryDirectory() as run_dir:
+        process = spawn.Process(target=serve, args=(run_dir, keys, ready, stop))
+        process.start()
+        try:
+            assert ready.wait(30), "the broker did not start"
+            lines = (Path(run_dir) / "endpoints").read_text().splitlines()
+            driver = Driver(dict(line.split(" ", 1) for line in lines), depth, keys)
+            yield driver
+            driver.close()
+        finally:
+            stop.set()
+            process.join(10)
+            process.kill()
+
+
 def main() -> None:
-    """Measure both ways in turn and print the ratio of the medians."""
+    """Measure all ways in turn and print the ratios of the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=1000, help="groups in each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way, interleaved")
     parser.add_argument("--depth", type=int, default=16, help="requests that each peer keeps under way")
     arguments = parser.parse_args()
     size = sum(len(v) if isinstance(v, bytes) else v.nbytes for v in make_group()[1].values())
-    spawn = multiprocessing.get_context("spawn")
-    ready, stop = spawn.Event(), spawn.Event()
-    direct, through = [], []
-    with tempfile.TemporaryDirectory() as run_dir:
-        broker = spawn.Process(target=serve, args=(run_dir, ready, stop))
-        broker.start()
-        try:
-            assert ready.wait(30), "the broker did not start"
-            lines = (Path(run_dir) / "endpoints").read_text().splitlines()
-            driver = Driver(dict(line.split(" ", 1) for line in lines), arguments.depth)
+    rates: dict[str, list[float]] = {"direct PUSH/PULL": [], "through the broker": [], "the same with CURVE": []}
+    direct, plain, curve = rates.values()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        keys = Path(folder) / "keys"
+        make_keys(keys)
+        drivers = [stack.enter_context(broker(arguments.depth, which)) for which in (None, keys)]
+        for driver in drivers:
             driver.run(min(100, arguments.groups))  # warm up
-            for _ in range(arguments.rounds):
-                direct.append(measure_direct(arguments.groups))
-                through.append(driver.run(arguments.groups))
-            driver.close()
-        finally:
-            stop.set()
-            broker.join(10)
-            broker.kill()
+        for _ in range(arguments.rounds):
+            direct.append(measure_direct(arguments.groups))
+            plain.append(drivers[0].run(arguments.groups))
+            curve.append(drivers[1].run(arguments.groups))
     print(f"payload                {size / 1000:.0f} KB a group, {arguments.groups} groups, {arguments.rounds} rounds")
-    print(f"direct PUSH/PULL       {statistics.median(direct):8.0f} groups/s   {[round(x) for x in direct]}")
-    print(f"through the broker     {statistics.median(through):8.0f} groups/s   {[round(x) for x in through]}")
-    print(f"ratio                  {statistics.median(through) / statistics.median(direct):8.2f}")
+    for name, values in rates.items():
+        print(f"{name:22} {statistics.median(values):8.0f} groups/s   {[round(x) for x in values]}")
+    print(f"broker / direct        {statistics.median(plain) / statistics.median(direct):8.2f}")
+    print(f"CURVE / plaintext      {statistics.median(curve) / statistics.median(plain):8.2f}")
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ import numpy as np
 import yaml
 
 from common.client import BrokerClient
+from common.config import load_config
+from common.keys import Keys
 from common.lifecycle import RunPaths, wait_for_endpoint
 from common.messages import AddTask, Group, Lease, LeaseWork, Release, RolloutMeta, Sampling, SubmitGroup, Take
 from evaluator.sandbox.jail import base_interpreter
@@ -110,8 +112,18 @@ def river(num_evaluators: int) -> Iterator[tuple[BrokerClient, BrokerClient]]:
         ]
         try:
             paths = RunPaths(Path(folder))
-            learner = BrokerClient(wait_for_endpoint(paths, "learner"), "learner", "l", vocab_size=100, version=0)
-            actor = BrokerClient(wait_for_endpoint(paths, "actor"), "actor", "a")
+            settings = load_config(paths.config)
+            learner = BrokerClient(
+                wait_for_endpoint(paths, "learner"),
+                "learner",
+                "l",
+                keys=Keys.for_process(settings, paths, "learner"),
+                vocab_size=100,
+                version=0,
+            )
+            actor = BrokerClient(
+                wait_for_endpoint(paths, "actor"), "actor", "a", keys=Keys.for_process(settings, paths, "actor")
+            )
             with learner, actor:
                 learner.hello()
                 actor.hello()

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from broker.drains import Drains
 from broker.leases import LeaseBook
 from broker.ledger import Ledger
+from broker.meter import Meter
 from broker.peers import Peers
 from broker.queues import Deadlines
-from broker.records import Generated, Lease, LeaseOutcome, Task
+from broker.records import Generated, Lease, LeaseOutcome, RefusalCode, Task
 from broker.staleness import cancels_lease, too_old
 from broker.waiting import WaitingRoom
 from common.config import RunConfig
@@ -32,6 +36,15 @@ class Core:
         )
         self.waiting = WaitingRoom(self.deadlines)
         self.peers = Peers()
+        self.drains = Drains()
+        self.meter = Meter(now)
+        self.num_learner_starts = 0
+        self.num_refused: Counter[RefusalCode] = Counter()
+
+    def advance(self, now: float) -> None:
+        """The time is `now`; called before each event is looked at."""
+        self.meter.advance(self, now)
+        self.ledger.now = now
 
     @property
     def paced(self) -> bool:

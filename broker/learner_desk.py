@@ -25,11 +25,13 @@ class LearnerDesk:
     def start(self, header: m.Hello, *, again: bool, now: float) -> None:
         """A new incarnation of the learner begins at `header.version`; `again` if there was one before."""
         core = self._core
+        core.num_learner_starts += 1
         core.vocab_size = header.vocab_size
         core.weights_endpoint = header.weights_endpoint
         version = core.version if header.version is None else header.version
         rolled_back = version < core.version
         core.version = version
+        core.peers.history += rolled_back
         if not again:
             return
         why = f"the learner starts over from version {version}"
@@ -103,7 +105,7 @@ class LearnerDesk:
         """A replaced learner's waiting requests must not get groups any more."""
         core = self._core
         for line in (core.waiting.lines["train"], core.waiting.lines["eval"]):
-            for waiter in [waiter for waiter in line.values() if waiter.key[0] != core.peers.learner]:
+            for waiter in [waiter for waiter in line.values() if waiter.key[0] != f"learner {core.peers.learner}"]:
                 del line[waiter.key]
                 header = m.Refused(
                     request_id=waiter.request_id, code="stale", detail=f"{waiter.name} was replaced by a newer learner"

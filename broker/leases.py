@@ -8,13 +8,16 @@ accepted: somebody else may have the task by now.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 
 from broker.queues import Deadlines
 from broker.records import EndedLease, Lease, LeaseOutcome, Refusal, RefusalCode, Request, RequestKey, Task, Waiter
+from common.histogram import Tally
 from common.messages import LeaseKind
 
 MAX_REMEMBERED = 100_000
+WORK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+"""Buckets of the time to grade (from milliseconds) and to generate (to most of an hour, for long completions)."""
 
 _CODES: dict[str, RefusalCode] = {"cancelled": "cancelled", "invalid": "invalid", "stale": "stale"}
 
@@ -27,6 +30,9 @@ class LeaseBook:
         self.ended: OrderedDict[str, EndedLease] = OrderedDict()
         self.by_request: dict[RequestKey, str] = {}
         self.num_active: dict[LeaseKind, int] = {"generate": 0, "grade": 0}
+        self.num_granted: dict[LeaseKind, int] = {"generate": 0, "grade": 0}
+        self.num_ended: Counter[tuple[LeaseKind, LeaseOutcome]] = Counter()
+        self.seconds: dict[LeaseKind, Tally] = {"generate": Tally(WORK_SECONDS), "grade": Tally(WORK_SECONDS)}
         self._prefix = incarnation[:8]
         self._durations_s = durations_s
         self._deadlines = deadlines
@@ -45,11 +51,13 @@ class LeaseBook:
             request=waiter.key,
             duration_s=duration_s,
             deadline=now + duration_s,
+            granted_at=now,
             version=waiter.version,
         )
         self.active[lease.lease_id] = lease
         self.by_request[waiter.key] = lease.lease_id
         self.num_active[kind] += 1
+        self.num_granted[kind] += 1
         self._deadlines.add(lease.deadline, ("lease", lease.lease_id))
         return lease
 
@@ -95,6 +103,9 @@ class LeaseBook:
         del self.active[lease.lease_id]
         self.by_request.pop(lease.request, None)
         self.num_active[lease.kind] -= 1
+        self.num_ended[lease.kind, outcome] += 1
+        if outcome == "submitted":
+            self.seconds[lease.kind].add(now - lease.granted_at)
         ended = EndedLease(lease.kind, lease.token, lease.task_id, lease.holder, outcome, now, detail)
         self.ended[lease.lease_id] = ended
         if len(self.ended) > MAX_REMEMBERED:

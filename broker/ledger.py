@@ -15,12 +15,15 @@ a repeated AddTask or Release changes nothing.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from broker.queues import ReadyQueue, WorkQueue
-from broker.records import DeadLetter, Generated, Lease, Place, Refusal, RequestKey, Task
+from broker.records import DeadLetter, Generated, Lease, Place, Refusal, RequestKey, Task, payload_bytes
 from broker.staleness import PaceWindow
 from common.config import RunConfig
+from common.histogram import Tally
 from common.messages import AddTask, LeaseKind, Purpose, Verdict
 from common.wire import Payload
 
@@ -29,6 +32,10 @@ MAX_EVAL_TASKS = 10_000
 MAX_DEAD_LETTERS = 1000
 MAX_STORY = 64
 MAX_REASON = 200
+
+QueueName = Literal["generate", "grade", "ready_train", "ready_eval"]
+QUEUES: tuple[QueueName, ...] = ("generate", "grade", "ready_train", "ready_eval")
+WAIT_SECONDS = (0.001, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000)
 
 COUNTERS = (
     *("tasks_admitted", "groups_generated", "groups_graded", "groups_taken", "groups_trained", "groups_evaluated"),
@@ -62,11 +69,23 @@ class Ledger:
         self.pace = PaceWindow(config.groups_per_publish, config.learner.max_staleness)
         self.counters: dict[str, int] = dict.fromkeys(COUNTERS, 0)
         self.staleness_taken: Counter[int] = Counter()
+        self.now = 0.0  # of the event under way
+        self.queue_wait: dict[QueueName, Tally] = {name: Tally(WAIT_SECONDS) for name in QUEUES}
         self.stories: OrderedDict[str, deque[str]] | None = OrderedDict() if history else None
 
     def outstanding(self, purpose: Purpose) -> int:
         """Tasks of that purpose that are not finished, and trained ones whose credit has not come back."""
         return self.num_tasks[purpose] + (self.num_awaiting_publish if purpose == "train" else 0)
+
+    def waiting(self) -> dict[QueueName, Iterable[str]]:
+        """The tasks in each queue, those of the ready queues in no order."""
+        work, ready = self.queues, self.ready
+        return {
+            "generate": work["generate"],
+            "grade": work["grade"],
+            "ready_train": ready["train"],
+            "ready_eval": ready["eval"],
+        }
 
     def tell(self, task_id: str, event: str) -> None:
         """Add a line to the task's story (kept in tests, printed when an invariant breaks)."""
@@ -87,6 +106,7 @@ class Ledger:
                 "release groups and publish before adding more",
             )
         task = Task(header.task_id, header.purpose, header.group_size, header.sampling, payload)
+        task.size_bytes, task.queued_at = payload_bytes(payload), self.now
         self.tasks[task.task_id] = task
         self.num_tasks[task.purpose] += 1
         self.queues["generate"].push(task)
@@ -96,6 +116,7 @@ class Ledger:
     def leased(self, task: Task, lease: Lease) -> None:
         """`task` has been popped from its queue and is worked on under `lease`."""
         task.lease_id = lease.lease_id
+        self.queue_wait[lease.kind].add(self.now - task.queued_at)
         task.place = Place.GENERATING if lease.kind == "generate" else Place.GRADING
         if lease.kind == "generate":
             self._set_start(task, lease.version)
@@ -105,7 +126,8 @@ class Ledger:
     def generated(self, task: Task, group: Generated) -> None:
         """The group of `task` has arrived; it waits for an evaluator."""
         task.lease_id, task.attempts, task.group = None, 0, group
-        task.place = Place.GRADE_QUEUE
+        task.place, task.queued_at = Place.GRADE_QUEUE, self.now
+        task.size_bytes += payload_bytes(group.payload)
         self._set_start(task, group.oldest)
         self.queues["grade"].push(task)
         self.counters["groups_generated"] += 1
@@ -139,6 +161,7 @@ class Ledger:
         assert popped == task.task_id, f"next was task {popped}, not {task.task_id}"
         task.place, task.taken_version, task.taken_by = Place.TAKEN, version, key
         self.takes[key] = task.task_id
+        self.queue_wait[_ready_name(task)].add(self.now - task.queued_at)
         self._set_start(task, None)
         self.counters["groups_taken"] += 1
         if task.purpose == "train":
@@ -160,7 +183,7 @@ class Ledger:
 
     def requeue(self, task: Task) -> None:
         """Work under a lease was given up: back to the front of the queue it came from."""
-        task.lease_id = None
+        task.lease_id, task.queued_at = None, self.now
         if task.group is None:
             task.place = Place.GENERATE_QUEUE
             self._set_start(task, None)
@@ -192,7 +215,7 @@ class Ledger:
             if task.place is Place.TAKEN:
                 self._untake(task)
             self.tell(task.task_id, why)
-            task.group, task.attempts = None, 0
+            task.group, task.attempts, task.size_bytes = None, 0, payload_bytes(task.payload)
             self.requeue(task)
 
     def retry(self, task: Task, version: int) -> None:
@@ -224,7 +247,7 @@ class Ledger:
 
     def _make_ready(self, task: Task) -> None:
         assert task.group is not None
-        task.place = Place.READY
+        task.place, task.queued_at = Place.READY, self.now
         self.ready[task.purpose].push(task.group.oldest if task.purpose == "train" else 0, task.task_id)
 
     def _untake(self, task: Task) -> None:
@@ -251,3 +274,7 @@ class Ledger:
             if start is not None:
                 starts[start] += 1
         task.start = start
+
+
+def _ready_name(task: Task) -> QueueName:
+    return "ready_train" if task.purpose == "train" else "ready_eval"

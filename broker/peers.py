@@ -25,6 +25,8 @@ class Peers:
         self._identity: dict[tuple[Role, str], bytes] = {}
         self._retired: OrderedDict[str, None] = OrderedDict()
         self.learner: str | None = None
+        self.history = 0
+        """How often a learner went back to an earlier version. Versions after it have had two meanings since."""
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -33,6 +35,10 @@ class Peers:
         """All peers, most recently seen first."""
         return reversed(self._peers.values())
 
+    def knows(self, role: Role, incarnation: str) -> bool:
+        """Whether this incarnation has said hello before."""
+        return (role, incarnation) in self._identity
+
     def seen(self, role: Role, peer: bytes, now: float) -> Peer | None:
         """The peer behind an identity, if it was introduced."""
         known = self._peers.get((role, peer))
@@ -40,6 +46,11 @@ class Peers:
             known.last_seen = now
             self._peers.move_to_end((role, peer))
         return known
+
+    def in_history(self, role: Role, peer: bytes) -> bool:
+        """Has this peer said hello since a learner last went back to an earlier version?"""
+        known = self._peers.get((role, peer))
+        return known is not None and known.history == self.history
 
     def note_version(self, request: Request, version: int) -> None:
         """Remember which weights an actor says it holds."""
@@ -54,7 +65,9 @@ class Peers:
         old = self._identity.get((role, hello.incarnation))
         if old is not None:
             self._peers.pop((role, old), None)
-        self._peers[(role, peer)] = Peer(role, hello.name, hello.incarnation, now)
+        self._peers[(role, peer)] = Peer(
+            role, hello.name, hello.incarnation, now, hello.version if role == "actor" else None, self.history
+        )
         self._identity[(role, hello.incarnation)] = peer
         if len(self._peers) > MAX_PEERS:
             (old_role, _), idle = self._peers.popitem(last=False)

@@ -17,7 +17,8 @@ LeaseOutcome = Literal["submitted", "returned", "expired", "cancelled", "invalid
 MAX_DETAIL = 512
 
 RequestKey = tuple[str, int]
-"""(incarnation, request_id): names one request of one process, however often and over whichever socket it is sent."""
+"""(role and incarnation, request_id): names one request of one process, however often and over whichever of its
+role's sockets it is sent."""
 
 
 class Refusal(ZeroqError):
@@ -69,6 +70,7 @@ class Task:
 
     `attempts` counts failed attempts of the current phase (generation or grading) and starts anew with each phase.
     `start` is the version a train task's oldest token has or can have; None while nothing of it has been generated.
+    `queued_at` is when it came into the queue where it waits; `size_bytes` that of its frames and its group's.
     """
 
     task_id: str
@@ -83,6 +85,8 @@ class Task:
     start: int | None = None
     taken_version: int = 0
     taken_by: RequestKey | None = None
+    queued_at: float = 0.0
+    size_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -97,6 +101,7 @@ class Lease:
     request: RequestKey
     duration_s: float
     deadline: float
+    granted_at: float
     version: int
     progress: int = 0
     renewed_by: RequestKey | None = None
@@ -124,6 +129,8 @@ class Peer:
     incarnation: str
     last_seen: float
     version: int | None = None
+    history: int = 0
+    """`Peers.history` when it last said hello."""
 
 
 @dataclass(slots=True)
@@ -148,6 +155,11 @@ class DeadLetter:
     reason: str
 
 
+def payload_bytes(payload: Payload) -> int:
+    """Size of all frames."""
+    return sum(len(frame) if isinstance(frame, bytes) else frame.nbytes for frame in payload.values())
+
+
 @dataclass(slots=True, frozen=True)
 class Request:
     """One decoded request on its way through the state machine."""
@@ -162,5 +174,6 @@ class Request:
 
     @property
     def key(self) -> RequestKey:
-        """What identifies this request when it is sent again."""
-        return (self.incarnation, self.request_id)
+        """What identifies this request when it is sent again. With the role: who names another role's incarnation as
+        its own must not be given what that one holds."""
+        return (f"{self.role} {self.incarnation}", self.request_id)

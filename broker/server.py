@@ -1,4 +1,4 @@
-"""The broker's shell: one ROUTER socket per role around the state machine.
+"""The broker's shell: one ROUTER socket per role around the state machine, open to the keys of that role only.
 
 One thread, one loop, poll and drain (3.3x faster than asyncio here). Whatever a peer sends, the broker goes on: what
 cannot be decoded is counted and refused, a reply whose receiver is gone is counted and its lease goes back.
@@ -11,6 +11,7 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from types import TracebackType
 
 import msgpack
@@ -22,7 +23,9 @@ from broker.state import State
 from common.cli import Process
 from common.client import configure_socket, send_frames
 from common.config import BrokerSection, RunConfig
+from common.curve import CAUSES, Cause, Gate
 from common.errors import UserError, WireError
+from common.keys import Keys
 from common.lifecycle import StopFlag, write_atomic
 from common.messages import Refused, Role
 from common.metrics import REGISTRY
@@ -34,17 +37,20 @@ ROLES: tuple[Role, ...] = ("learner", "actor", "evaluator", "monitor")
 MAX_MESSAGES_PER_ROUND = 1000
 MAX_POLL_S = 0.2
 METRICS_EVERY_S = 0.5
+STUCK_S = 30.0  # a round longer than this and the process says that it is not alive
 
 
 def run(process: Process) -> None:
     """Bind, write endpoints.json, serve until asked to stop, remove endpoints.json again."""
     process.paths.endpoints.unlink(missing_ok=True)  # of an earlier broker in this directory
-    with Server(process.config) as server:
+    keys = Keys.for_process(process.config, process.paths, "broker")
+    with Server(process.config, keys) as server:
         write_atomic(process.paths.endpoints, json.dumps(server.endpoints))
         log.info("serving %s", ", ".join(f"{role} at {url}" for role, url in server.endpoints.items()))
         REGISTRY.register(server.collector)
+        process.health.ready()
         try:
-            server.serve(process.stop)
+            server.serve(process.stop, beat=lambda: process.health.beat("broker", "serving", STUCK_S))
         finally:
             process.paths.endpoints.unlink(missing_ok=True)
             REGISTRY.unregister(server.collector)
@@ -52,20 +58,25 @@ def run(process: Process) -> None:
 
 
 class Server:
-    """Sockets, bound on construction, and the loop that serves them. UserError when an address cannot be bound."""
+    """Sockets, bound on construction, and the loop that serves them. UserError when an address cannot be bound.
 
-    def __init__(self, config: RunConfig) -> None:
+    Without `keys` everything is plaintext, and whoever reaches a socket is believed to have its role.
+    """
+
+    def __init__(self, config: RunConfig, keys: Keys | None = None) -> None:
         self._max_total_bytes = config.broker.max_message_bytes
         self.state = State(config, incarnation=uuid.uuid4().hex, now=time.monotonic())
         self.collector = BrokerCollector()
         self.num_undecodable = 0
         self.num_undeliverable = 0
+        self.auth_failures: dict[tuple[str, str], int] = {(role, cause): 0 for role in ROLES for cause in CAUSES}
         self.endpoints: dict[Role, str] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[Role, zmq.Socket[bytes]] = {}
+        self._gate = None if keys is None else Gate(self._context, keys, self._not_let_in)
         try:
             for role in ROLES:
-                self._sockets[role], self.endpoints[role] = _bind(self._context, role, config.broker)
+                self._sockets[role], self.endpoints[role] = _bind(self._context, role, config.broker, self._gate)
         except UserError:
             self.close()
             raise
@@ -78,27 +89,41 @@ class Server:
 
     def close(self) -> None:
         """Close all sockets; what has not been sent is dropped, its receivers ask again."""
+        if self._gate is not None:
+            self._gate.close()
         for socket in self._sockets.values():
             socket.close(0)
         self._context.destroy(0)
 
-    def serve(self, stop: StopFlag) -> None:
+    def serve(self, stop: StopFlag, *, beat: Callable[[], None] = lambda: None) -> None:
         """Consumes requests of all roles; waits for any of them, the next lease or long-poll deadline, or 0.2 s; is
-        unblocked by a message, a deadline or `stop`; produces one reply per request, and a metrics snapshot."""
+        unblocked by a message, a deadline or `stop`; produces one reply per request, and a metrics snapshot. `beat` is
+        called in each round."""
         poller = zmq.Poller()
         for socket in self._sockets.values():
             poller.register(socket, zmq.POLLIN)
+        if self._gate is not None:
+            poller.register(self._gate.socket, zmq.POLLIN)
         refreshed = 0.0
         while not stop:
+            beat()
             ready = dict(poller.poll(self._patience_ms()))
+            began = time.monotonic()
+            if self._gate is not None:
+                self._gate.serve()
             for role, socket in self._sockets.items():
                 if socket in ready:
                     self._drain(role, socket)
             self._perform(self.state.tick(time.monotonic()))
+            self.collector.rounds.add(time.monotonic() - began)
             if time.monotonic() - refreshed > METRICS_EVERY_S:
                 refreshed = time.monotonic()
                 self.collector.refresh(
-                    self.state, refreshed, refused=self.num_undecodable, undeliverable=self.num_undeliverable
+                    self.state,
+                    refreshed,
+                    refused=self.num_undecodable,
+                    undeliverable=self.num_undeliverable,
+                    auth_failures=self.auth_failures,
                 )
 
     def _patience_ms(self) -> int:
@@ -110,9 +135,13 @@ class Server:
         the queue comes before the tick, so a renewal that waited for a busy broker still counts."""
         for _ in range(MAX_MESSAGES_PER_ROUND):
             try:
-                peer, *frames = socket.recv_multipart(zmq.NOBLOCK)
+                first = socket.recv(zmq.NOBLOCK, copy=False)
+                frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            if self._gate is not None and not self._gate.admits(role, first):
+                continue
+            peer = first.bytes
             try:
                 envelope = decode(frames, max_total_bytes=self._max_total_bytes)
             except WireError as error:
@@ -136,6 +165,9 @@ class Server:
             for reply in failed:
                 replies += self.state.undelivered(reply, time.monotonic())
 
+    def _not_let_in(self, socket: str, cause: Cause) -> None:
+        self.auth_failures[socket, cause] += 1
+
     def _refuse(self, peer: bytes, role: Role, frames: list[bytes], error: WireError) -> None:
         """Count a message that breaks the wire contract; tell its sender if it left a request id to answer to."""
         self.num_undecodable += 1
@@ -146,12 +178,16 @@ class Server:
             self._perform([Reply(peer, role, header)])
 
 
-def _bind(context: zmq.Context[zmq.Socket[bytes]], role: Role, config: BrokerSection) -> tuple[zmq.Socket[bytes], str]:
+def _bind(
+    context: zmq.Context[zmq.Socket[bytes]], role: Role, config: BrokerSection, gate: Gate | None
+) -> tuple[zmq.Socket[bytes], str]:
     socket = context.socket(zmq.ROUTER)
     configure_socket(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
     port = config.ports.get(role, 0)
+    if gate is not None:
+        gate.guard(socket, role, role)
     try:
         socket.bind(f"tcp://{config.host}:{port or '*'}")
     except zmq.ZMQError as error:

@@ -45,6 +45,7 @@ RIGHTS: dict[type[Header], frozenset[Role]] = {
     m.SubmitGroup: frozenset({"actor"}),
     m.SubmitVerdicts: frozenset({"evaluator"}),
     m.GetStatus: frozenset({"monitor", "learner"}),
+    m.Drain: frozenset({"monitor"}),
 }
 """Which message type may come in on which sockets."""
 
@@ -70,11 +71,13 @@ class State:
             m.SubmitGroup: work.submit_group,
             m.SubmitVerdicts: work.submit_verdicts,
             m.GetStatus: self._get_status,
+            m.Drain: work.drain,
         }
 
     def handle(self, peer: bytes, role: Role, envelope: Envelope, now: float) -> list[Reply]:
         """One request of `peer` on the socket of `role`; its own reply comes first if it is answered at once."""
         header = envelope.header
+        self.core.advance(now)
         before = self.core.version, self.core.peers.learner
         replies: list[Reply] = []
         answer: Header | Reply | None
@@ -82,6 +85,7 @@ class State:
             request = self._introduce(peer, role, envelope, now)
             answer = self._handlers[type(header)](header, request)
         except Refusal as refusal:
+            self.core.num_refused[refusal.code] += 1
             answer = m.Refused(code=refusal.code, detail=refusal.detail)
         if isinstance(answer, Reply):
             replies.append(answer)
@@ -95,6 +99,7 @@ class State:
 
     def tick(self, now: float) -> list[Reply]:
         """Expire leases (a failed attempt each) and answer long polls whose time is up."""
+        self.core.advance(now)
         replies: list[Reply] = []
         for key in self.core.deadlines.due(now):
             if key[0] == "lease":
@@ -115,6 +120,7 @@ class State:
 
     def undelivered(self, reply: Reply, now: float) -> list[Reply]:
         """`reply` could not be sent. A lease goes back unharmed; anything else waits to be asked for again."""
+        self.core.advance(now)
         replies: list[Reply] = []
         if isinstance(reply.header, m.Lease):
             lease = self.core.leases.active.get(reply.header.lease_id)
@@ -152,11 +158,16 @@ class State:
         core = self.core
         if header.role != request.role:
             raise Refusal("wrong_role", f"{header.name} says hello as {header.role} on the {request.role} socket")
+        if not core.peers.knows(request.role, header.incarnation):
+            core.drains.end(header.name)
         again = core.peers.learner is not None
         if core.peers.introduce(request.role, request.peer, header, request.now):
             self._learner.start(header, again=again, now=request.now)
         return m.Welcome(
-            broker_incarnation=core.incarnation, version=core.version, weights_endpoint=core.weights_endpoint
+            broker_incarnation=core.incarnation,
+            version=core.version,
+            weights_endpoint=core.weights_endpoint,
+            learner=core.peers.learner,
         )
 
     def _get_status(self, header: m.GetStatus, request: Request) -> Header:

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
 from broker.core import Core
+from common.messages import LeaseKind
 
 MAX_LISTED_DEAD_LETTERS = 20
 MAX_PEER_LIST_BYTES = 24_000
+_KINDS: tuple[LeaseKind, ...] = ("generate", "grade")
 
 
 def report(core: Core, now: float) -> dict[str, Any]:
-    """JSON-able status; keys as in docs (version, policy, credit, queues, leases, counters, dead letters, peers)."""
+    """JSON-able status. `*_s` and `seconds` are seconds; what is cumulative counts from the broker's start.
+
+    `service`: by kind, leases that ended with an accepted submit, their `seconds` from grant to submit, and the mean
+    age of those that run (`running_s`; null: none runs). `oldest_waiting_s`: of the tasks that wait for a lease.
+    `learner_waiting_s`: by cause (broker/meter.py). `staleness`: of train groups handed out, in publishes. `draining`:
+    seconds left, by name.
+    """
     ledger = core.ledger
     return {
+        "incarnation": core.incarnation,
         "version": core.version,
         "policy": core.policy,
         "credit_limit": ledger.credit_limit,
@@ -29,6 +39,14 @@ def report(core: Core, now: float) -> dict[str, Any]:
         "leases": dict(core.leases.num_active),
         "waiting": {line: len(waiters) for line, waiters in core.waiting.lines.items()},
         "taken": len(ledger.takes),
+        "service": {kind: _service(core, kind, now) for kind in _KINDS},
+        "oldest_waiting_s": {kind: _oldest_waiting_s(core, kind, now) for kind in _KINDS},
+        "learner_waiting_s": dict(core.meter.learner_waiting_s),
+        "staleness": {
+            "groups": sum(ledger.staleness_taken.values()),
+            "sum": sum(staleness * groups for staleness, groups in ledger.staleness_taken.items()),
+        },
+        "draining": core.drains.remaining(now),
         "counters": dict(ledger.counters),
         "dead_letters": [asdict(letter) for letter in list(ledger.dead_letters)[-MAX_LISTED_DEAD_LETTERS:]],
         "peers": _peers(core, now),
@@ -36,11 +54,27 @@ def report(core: Core, now: float) -> dict[str, Any]:
     }
 
 
+def _service(core: Core, kind: LeaseKind, now: float) -> dict[str, Any]:
+    tally = core.leases.seconds[kind]
+    ages = [now - lease.granted_at for lease in core.leases.active.values() if lease.kind == kind]
+    return {
+        "leases": sum(tally.counts),
+        "seconds": tally.sum,
+        "running_s": sum(ages) / len(ages) if ages else None,
+    }
+
+
+def _oldest_waiting_s(core: Core, kind: LeaseKind, now: float) -> float:
+    tasks = core.ledger.tasks
+    return max((now - tasks[task_id].queued_at for task_id in core.ledger.queues[kind]), default=0.0)
+
+
 def _peers(core: Core, now: float) -> list[dict[str, Any]]:
     """Most recently seen first, as many as fit."""
     listed, size = [], 0
+    held = Counter((lease.kind, lease.holder) for lease in core.leases.active.values())
     for peer in core.peers.recent():
-        size += 80 + 4 * (len(peer.name) + len(peer.incarnation))
+        size += 96 + 4 * (len(peer.name) + len(peer.incarnation))
         if size > MAX_PEER_LIST_BYTES:
             break
         listed.append(
@@ -50,6 +84,7 @@ def _peers(core: Core, now: float) -> list[dict[str, Any]]:
                 "incarnation": peer.incarnation,
                 "idle_s": now - peer.last_seen,
                 "version": peer.version,
+                "leases": held["generate" if peer.role == "actor" else "grade", peer.name],
             }
         )
     return listed

@@ -32,7 +32,7 @@ class WaitingRoom:
 
     def join(self, line: LeaseKind | Purpose, request: Request, wait_s: float, version: int = 0) -> None:
         """Queue a request. Requests without an id (0) are all different ones."""
-        key = request.key if request.request_id else (request.incarnation, -next(self._anonymous))
+        key = request.key if request.request_id else (request.key[0], -next(self._anonymous))
         self.lines[line].pop(key, None)  # then it joins last, where the dispatcher looks for those that do not wait
         if len(self) >= MAX_WAITERS:
             wait_s = 0.0

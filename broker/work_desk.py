@@ -28,7 +28,7 @@ class WorkDesk:
             return grants.lease_reply(core, core.leases.active[held], request, request.now)
         version = 0
         if header.kind == "generate":
-            version = self._check_version(header.version, request.name)
+            version = self._check_version(header.version, request.name, request.peer)
             core.peers.note_version(request, version)
         core.waiting.join(header.kind, request, header.wait_s, version)
         return None
@@ -38,9 +38,10 @@ class WorkDesk:
         line = self._core.waiting.lines["generate"]
         for waiter in list(line.values()):
             try:
-                self._check_version(waiter.version, waiter.name)
+                self._check_version(waiter.version, waiter.name, waiter.peer)
             except Refusal as refusal:
                 del line[waiter.key]
+                self._core.num_refused[refusal.code] += 1
                 replies.append(_refused(waiter, refusal))
 
     def renew(self, header: m.Renew, request: Request) -> Header:
@@ -105,6 +106,11 @@ class WorkDesk:
         end(lease, "returned", request.now, header.reason)
         return m.Ack()
 
+    def drain(self, header: m.Drain, request: Request) -> Header:
+        """No new leases for the processes named, for a while."""
+        self._core.drains.begin(header.names, request.now + header.for_s, request.now)
+        return m.Ack()
+
     def expire(self, lease: Lease, now: float) -> None:
         """A lease whose time is up is a failed attempt: its holder died, hung or was cut off."""
         self._core.ledger.counters["leases_expired"] += 1
@@ -128,12 +134,15 @@ class WorkDesk:
         self._core.ledger.counters["submits_refused"] += 1
         self._core.fail(lease, "invalid", request.now, refusal.detail)
 
-    def _check_version(self, version: int | None, name: str) -> int:
+    def _check_version(self, version: int | None, name: str, peer: bytes) -> int:
         """An actor samples with weights at most eta publishes old. One version ahead is normal: the learner tells the
         broker of a version just after the actors have committed it."""
         current, oldest = self._core.version, self._core.version - self._core.max_staleness
         if version is None:
             raise Refusal("version", f"{name} holds no weights; an actor without a version may not sample")
+        if not self._core.peers.in_history("actor", peer):
+            detail = f"{name} holds version {version} of a learner that went back; say hello, join anew"
+            raise Refusal("version", detail)
         if version < oldest:
             raise Refusal("version", f"{name} holds version {version}, older than {oldest}; update the weights first")
         if version > current + 1:

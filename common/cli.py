@@ -1,19 +1,26 @@
-"""What `python -m broker|actor|evaluator|learner|...` have in common: arguments, logging, exporter, exit codes."""
+"""What `python -m broker|actor|evaluator|learner|...` have in common: arguments, logging, exporter, exit codes.
+
+    python -m ROLE --run-dir DIR [--config FILE] [--name NAME] [--keep-running] [--check] [key=value ...]
+
+docs/processes.md is the page for operators.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic
+from typing import Generic, NoReturn
 
 from typing_extensions import TypeVar
 
+from common.check import check_process
 from common.config import CommonConfig, RunConfig
 from common.config_file import load
 from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
+from common.health import Health
 from common.lifecycle import RunPaths, StopFlag, configure_logging, die_with_parent, register_process
 from common.metrics import start_exporter
 
@@ -28,11 +35,27 @@ class Process(Generic[AnyConfig]):
     paths: RunPaths
     name: str
     stop: StopFlag
+    health: Health = field(default_factory=Health)
 
 
-def main(role: str, run: Callable[[Process], None], description: str, *, export_metrics: bool = True) -> int:
-    """Parse `--run-dir DIR --name NAME`, set the process up and call `run`; returns the exit code."""
-    return main_of(RunConfig, role, run, description, export_metrics=export_metrics)
+class LineParser(argparse.ArgumentParser):
+    """One line for a wrong command line, like for every other user's error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
+
+
+def main(
+    role: str,
+    run: Callable[[Process], None],
+    description: str,
+    *,
+    export_metrics: bool = True,
+    check: Callable[[Process], None] | None = None,
+    arguments: argparse.Namespace | None = None,
+) -> int:
+    """`main_of` for one of a run's processes."""
+    return main_of(RunConfig, role, run, description, export_metrics=export_metrics, check=check, arguments=arguments)
 
 
 def main_of(
@@ -42,23 +65,38 @@ def main_of(
     description: str,
     *,
     export_metrics: bool = True,
+    check: Callable[[Process[AnyConfig]], None] | None = None,
+    arguments: argparse.Namespace | None = None,
 ) -> int:
-    """`main` for a process whose DIR/config.yaml is a `model`."""
-    parser = argparse.ArgumentParser(prog=f"python -m {role}", description=description)
-    parser.add_argument("--run-dir", type=Path, required=True, help="run directory holding config.yaml")
-    parser.add_argument("--name", default=role, help="name of this process in logs and metrics")
-    parser.add_argument("--keep-running", action="store_true", help="outlive the parent process (containers)")
-    arguments = parser.parse_args()
-    if not arguments.keep_running:
+    """Parse the command line, set the process up and call `run`; returns the exit code.
+
+    The configuration is a `model`. `check`: what --check verifies beyond what all processes have in common.
+    `arguments`: for a caller that has parsed the command line (`zeroq autoscaler`), as `parse_arguments` returns them.
+    """
+    arguments = arguments or parse_arguments(role, description)
+    if not (arguments.keep_running or arguments.check):
         die_with_parent()
     configure_logging(arguments.name)
     paths = RunPaths(arguments.run_dir.resolve())
-    stop = StopFlag().install()
     try:
-        config = load(model, paths.config)
-        port = start_exporter() if export_metrics else None
+        config = read_config(model, paths, arguments.config, arguments.overrides)
+        stop = StopFlag()
+        process = Process(config, paths, arguments.name, stop, Health(stopping=lambda: stop.draining))
+        if arguments.check:
+            check_process(config, paths, role)
+            if check is not None:
+                check(process)
+            print(f"{role}: {arguments.config or paths.config} is in order")
+            return EXIT_OK
+        stop.install()
+        port = None
+        if export_metrics:
+            host, wanted = ("127.0.0.1", 0)
+            if isinstance(config, RunConfig):
+                host, wanted = config.metrics.host, config.metrics.port
+            port = start_exporter(host, wanted, process.health).port
         register_process(paths, arguments.name, role, port)
-        run(Process(config, paths, arguments.name, stop))
+        run(process)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -66,3 +104,24 @@ def main_of(
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILURE
     return EXIT_OK
+
+
+def parse_arguments(role: str, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """`run_dir`, `config`, `name`, `keep_running`, `check` and `overrides`; exits with 2 and one line if it cannot."""
+    parser = LineParser(prog=f"python -m {role}", description=description)
+    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="run directory of this process")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: DIR/config.yaml)")
+    parser.add_argument("--name", default=role, help="name of this process in logs and metrics")
+    parser.add_argument("--keep-running", action="store_true", help="outlive the parent process (containers)")
+    parser.add_argument("--check", action="store_true", help="verify what can be verified, start nothing; exit 0 or 2")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+    return parser.parse_intermixed_args(arguments)
+
+
+def read_config(model: type[AnyConfig], paths: RunPaths, file: Path | None, overrides: list[str]) -> AnyConfig:
+    """The configuration of this process: `file`, or the run directory's own, with the overrides applied.
+
+    `model: tiny` means the model that `zeroq prepare` has made in this run directory.
+    """
+    config = load(model, file or paths.config, overrides)
+    return config.model_copy(update={"model": str(paths.model)}) if config.model == "tiny" else config

@@ -22,11 +22,16 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from common.errors import BrokerUnavailable, WireError
+from common.curve import Dialler
+from common.errors import BrokerUnavailable, KeyRefused, UserError, WireError
+from common.keys import Keys
 from common.messages import Header, Hello, Role, Welcome
 from common.wire import COPY_THRESHOLD_BYTES, Array, Envelope, decode, encode
 
 log = logging.getLogger(__name__)
+
+_DIAL_AGAIN_S = 1.0
+"""After a refusal: it will not be the last one, so not at once."""
 
 
 def configure_socket(socket: zmq.Socket[bytes]) -> None:
@@ -58,7 +63,7 @@ class _Pending:
 
 
 class BrokerClient:
-    """Connection of one process incarnation to the broker's socket for its role.
+    """Connection of one process incarnation to the broker's socket for its role, in plaintext without `keys`.
 
     Use as a context manager or call `close()`. Thread-safe.
     """
@@ -69,6 +74,7 @@ class BrokerClient:
         role: Role,
         name: str,
         *,
+        keys: Keys | None = None,
         resend_s: float = 10.0,
         give_up_s: float = 60.0,
         vocab_size: int | None = None,
@@ -86,6 +92,7 @@ class BrokerClient:
             version=version,
             weights_endpoint=weights_endpoint,
         )
+        self._dialler = Dialler(endpoint, "broker", keys, client=role)
         self._resend_s = resend_s
         self._give_up_s = give_up_s
         self._ids = itertools.count(1)
@@ -98,6 +105,7 @@ class BrokerClient:
         self._wake_send.connect(wake)
         self._wake_lock = threading.Lock()
         self._closed = threading.Event()
+        self._silent = False
         self._thread = threading.Thread(target=self._run, name=f"broker-client-{name}", daemon=True)
         self._thread.start()
 
@@ -108,8 +116,11 @@ class BrokerClient:
         self.close()
 
     def hello(self, timeout_s: float = 30.0) -> Welcome:
-        """Introduce this incarnation; BrokerUnavailable if nobody answers."""
-        header = self.request(self._hello, timeout_s=timeout_s).header
+        """Introduce this incarnation; BrokerUnavailable if nobody answers, UserError if our key is of no use there."""
+        try:
+            header = self.request(self._hello, timeout_s=timeout_s).header
+        except KeyRefused as refused:
+            raise UserError(str(refused)) from None
         if not isinstance(header, Welcome):
             raise BrokerUnavailable(f"{self._endpoint}: expected a welcome, got {header!r}")
         return header
@@ -137,9 +148,15 @@ class BrokerClient:
         try:
             return self.call(header, payload).result(timeout_s)
         except TimeoutError:
+            if (suspicion := self._dialler.suspicion) is not None:
+                raise KeyRefused(suspicion) from None
             raise BrokerUnavailable(
                 f"{self._endpoint}: no reply to {getattr(header, 'type', '?')} within {timeout_s} s"
             ) from None
+
+    def trouble(self) -> str | None:
+        """Why the broker cannot be relied on at present: a request had to be repeated, and nothing has come since."""
+        return f"the broker does not answer at {self._endpoint}" if self._silent else None
 
     def close(self) -> None:
         """Stop the I/O thread; unanswered calls fail with BrokerUnavailable."""
@@ -159,8 +176,21 @@ class BrokerClient:
         socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
         configure_socket(socket)
         socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
+        self._dialler.attach(socket)
         socket.connect(self._endpoint)
         return socket
+
+    def _reconnect(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        """Another socket. The broker knows incarnations by socket identity: it is told first who is back (its reply,
+        which has id 0, is ignored)."""
+        self._disconnect(socket)
+        socket = self._connect()
+        _send(socket, encode(self._hello))
+        return socket
+
+    def _disconnect(self, socket: zmq.Socket[bytes]) -> None:
+        self._dialler.detach()
+        socket.close()
 
     def _run(self) -> None:
         """Consumes the outbox and replies; waits on both sockets; is unblocked by `call`, a reply, or a due re-send."""
@@ -177,26 +207,26 @@ class BrokerClient:
                 self._send_new(socket, pending)
                 if socket in ready:
                     self._receive(socket, pending)
+                if (refusal := self._dialler.refused()) is not None:
+                    _fail(pending, KeyRefused(refusal))
+                    if not self._closed.wait(_DIAL_AGAIN_S):
+                        socket = self._reconnect(socket)
                 if self._overdue(pending):
-                    socket.close()
-                    socket = self._connect()
+                    self._silent = True
+                    socket = self._reconnect(socket)
                     now = time.monotonic()
-                    # The broker knows incarnations by socket identity: say who is back (the reply, id 0, is ignored).
-                    send_frames(socket, encode(self._hello))
                     for item in pending.values():
                         item.sent_at = now
                         item.attempts += 1
-                        send_frames(socket, item.frames)
+                        _send(socket, item.frames)
         finally:
-            socket.close()
+            self._disconnect(socket)
             self._wake_receive.close()
             while not self._outbox.empty():
                 new = self._outbox.get()
                 if new is not None:
                     pending[new[0]] = new[1]
-            for item in pending.values():
-                if not item.future.done():
-                    item.future.set_exception(BrokerUnavailable(f"client {self.name} closed before the reply"))
+            _fail(pending, BrokerUnavailable(f"client {self.name} closed before the reply"))
 
     def _drain_wakeups(self) -> None:
         with contextlib.suppress(zmq.Again):
@@ -211,7 +241,7 @@ class BrokerClient:
             request_id, item = new
             item.sent_at = time.monotonic()
             pending[request_id] = item
-            send_frames(socket, item.frames)
+            _send(socket, item.frames)
 
     def _receive(self, socket: zmq.Socket[bytes], pending: dict[int, _Pending]) -> None:
         while True:
@@ -224,6 +254,7 @@ class BrokerClient:
             except WireError as error:
                 log.error("reply refused: %s", error)
                 continue
+            self._silent = False
             item = pending.pop(envelope.header.request_id, None)
             if item is not None and not item.future.cancelled():
                 item.future.set_result(envelope)
@@ -238,8 +269,23 @@ class BrokerClient:
                 del pending[request_id]
                 item.future.set_exception(
                     BrokerUnavailable(
-                        f"{self._endpoint}: no reply after {now - item.born:.0f} s and {item.attempts + 1} attempts; "
-                        "is the broker alive?"
+                        self._dialler.suspicion
+                        or f"{self._endpoint}: no reply after {now - item.born:.0f} s and {item.attempts + 1} "
+                        "attempts; is the broker alive?"
                     )
                 )
         return any(now - item.sent_at > item.resend_after_s for item in pending.values())
+
+
+def _send(socket: zmq.Socket[bytes], frames: list[bytes | memoryview]) -> None:
+    """Send, unless the socket has been refused just now: then its event is on its way, and the loop will see to it."""
+    with contextlib.suppress(zmq.Again):
+        send_frames(socket, frames)
+
+
+def _fail(pending: dict[int, _Pending], error: BrokerUnavailable) -> None:
+    """End all calls that wait with `error`."""
+    for item in pending.values():
+        if not item.future.done():
+            item.future.set_exception(error)
+    pending.clear()

@@ -28,6 +28,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, coerce_numbers_to_str=True)
 
 
+def on_off(value: Any) -> Any:
+    """To come before the check of a choice with `on` or `off`, which YAML reads as true and false unless quoted."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
+
+
 Config = TypeVar("Config", bound=Section)
 
 

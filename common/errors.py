@@ -30,5 +30,9 @@ class BrokerUnavailable(ZeroqError):
     """The broker did not answer within the deadline."""
 
 
+class KeyRefused(BrokerUnavailable):
+    """The server does not let this process in: its key, or security.mode, is not what the server expects."""
+
+
 class LeaseLost(ZeroqError):
     """The lease expired, was cancelled or fenced off; whatever was made under it is discarded."""

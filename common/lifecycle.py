@@ -7,6 +7,7 @@ Layout of a run directory (`RunPaths`):
     processes/NAME.json              pid, role, metrics port of each process
     logs/NAME.log                    standard output and error of each process
     checkpoints/step-N/              loadable Hugging Face directories
+    models/NAME/                     what an actor without a model got from the learner: no weights
     metrics.jsonl summary.json report.html
 """
 
@@ -22,10 +23,13 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from common.errors import RunFailure
 from common.messages import Role
+
+if TYPE_CHECKING:
+    from common.config import BrokerSection
 
 _PR_SET_PDEATHSIG = 1
 
@@ -82,12 +86,21 @@ class RunPaths:
         """Where `model: tiny` puts the model it makes."""
         return self.root / "model"
 
+    @property
+    def served_models(self) -> Path:
+        """Where actors put the model's files that they got from the learner (`actor.model_from: learner`)."""
+        return self.root / "models"
+
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT; loops look at it. A second signal ends the process at once."""
+    """Set by SIGTERM or SIGINT; loops look at it. A second signal ends the process at once.
+
+    SIGUSR1 asks for less: begin nothing new, finish what is in hand, and wait to be stopped (common/drain.py).
+    """
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._drain = threading.Event()
         self.signum: int | None = None
 
     def __bool__(self) -> bool:
@@ -97,12 +110,22 @@ class StopFlag:
         """Ask for a stop."""
         self._event.set()
 
+    @property
+    def draining(self) -> bool:
+        """Whether no new work is to be begun."""
+        return self._drain.is_set() or self._event.is_set()
+
+    def drain(self) -> None:
+        """Ask that no new work be begun."""
+        self._drain.set()
+
     def wait(self, timeout_s: float) -> bool:
         """Sleep up to `timeout_s`; True once a stop was asked for."""
         return self._event.wait(timeout_s)
 
     def install(self) -> StopFlag:
-        """Take over SIGTERM and SIGINT (main thread only)."""
+        """Take over SIGTERM, SIGINT and SIGUSR1 (main thread only)."""
+        signal.signal(signal.SIGUSR1, lambda *_: self.drain())
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         return self
@@ -162,8 +185,14 @@ def record_event(paths: RunPaths, event: str, **fields: Any) -> None:
         file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
 
 
-def wait_for_endpoint(paths: RunPaths, role: Role, *, timeout_s: float = 60.0) -> str:
-    """Address of the broker's socket for `role`, once the broker has written it; RunFailure at the deadline."""
+def wait_for_endpoint(
+    paths: RunPaths, role: Role, *, broker: BrokerSection | None = None, timeout_s: float = 60.0
+) -> str:
+    """Address of the broker's socket for `role`: by `broker.address` and its port, if the configuration names them,
+    else what the broker has written to endpoints.json; RunFailure at the deadline."""
+    if broker is not None and broker.address is not None:
+        host = f"[{broker.address}]" if ":" in broker.address else broker.address
+        return f"tcp://{host}:{broker.ports[role]}"
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
         if paths.endpoints.exists():

@@ -9,16 +9,60 @@ Sockets, one per role, so that a peer cannot speak another role's part:
     learner    -> broker   Hello AddTask Take Release Publish
     actor      -> broker   Hello LeaseWork(generate) Renew SubmitGroup ReturnLease
     evaluator  -> broker   Hello LeaseWork(grade) Renew SubmitVerdicts ReturnLease
-    monitor    -> broker   Hello GetStatus
-    actor      -> learner  Join Pull Ready Received Applied Leave     (the weights control socket)
-    learner    -> actor    Snapshot Propose Begin Commit Abort, NoWork Refused (replies to Pull)
+    monitor    -> broker   Hello GetStatus Drain
+    actor      -> learner  PullFiles Join Pull Ready Received Applied Leave     (the weights control socket)
+    learner    -> actor    ModelFiles Snapshot Propose Begin Commit Abort, NoWork Refused (replies to Pull)
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Field, TypeAdapter
+
+from common.message_parts import Count, FrameRef, Header, Name, Part, Text, Version
+from common.weight_messages import (
+    MAX_MODEL_FILE_BYTES,
+    Abort,
+    Applied,
+    Begin,
+    Commit,
+    Join,
+    Leave,
+    ModelFile,
+    ModelFileName,
+    ModelFiles,
+    ParameterMeta,
+    Propose,
+    Pull,
+    PullFiles,
+    Ready,
+    Received,
+    Snapshot,
+)
+
+__all__ = [
+    "MAX_MODEL_FILE_BYTES",
+    "Abort",
+    "Applied",
+    "Begin",
+    "Commit",
+    "FrameRef",
+    "Header",
+    "Join",
+    "Leave",
+    "ModelFile",
+    "ModelFileName",
+    "ModelFiles",
+    "ParameterMeta",
+    "Propose",
+    "Pull",
+    "PullFiles",
+    "Ready",
+    "Received",
+    "Snapshot",
+]
+"""What other modules import from here although it is defined beside."""
 
 SCHEMA_VERSION = 1
 
@@ -26,34 +70,8 @@ Role = Literal["learner", "actor", "evaluator", "monitor"]
 Purpose = Literal["train", "eval"]
 LeaseKind = Literal["generate", "grade"]
 
-Name = Annotated[str, Field(min_length=1, max_length=128)]
-Text = Annotated[str, Field(max_length=512)]
-Count = Annotated[int, Field(ge=0)]
-Version = Annotated[int, Field(ge=0)]
-
-
-class Part(BaseModel):
-    """Base of headers and what they contain: unknown fields refused, no coercion."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class FrameRef(Part):
-    """Describes one payload frame: `bytes`, or a C-contiguous array of `dtype` and `shape`."""
-
-    name: Name
-    dtype: Literal["bytes", "int32", "int64", "float32", "uint8"]
-    shape: list[Count] = Field(max_length=4)
-    size_bytes: Count
-    crc32: Count
-
-
-class Header(Part):
-    """Base of all messages. `frames` is filled in by the codec, in frame order."""
-
-    v: Literal[1] = 1
-    request_id: Count = 0
-    frames: list[FrameRef] = Field(default_factory=list, max_length=64)
+WeightsEndpoint = Annotated[str, Field(max_length=256, pattern=r"^(static|tcp://[^/\s;]+:[0-9]{1,5})$")]
+"""Where actors get weights: an address that they connect to, so never a path (ipc://)."""
 
 
 class Sampling(Part):
@@ -96,7 +114,7 @@ class Hello(Header):
     incarnation: Name
     vocab_size: Annotated[int, Field(ge=1)] | None = None
     version: Version | None = None
-    weights_endpoint: Annotated[str, Field(max_length=256)] | None = None
+    weights_endpoint: WeightsEndpoint | None = None
 
 
 class AddTask(Header):
@@ -186,16 +204,25 @@ class GetStatus(Header):
     type: Literal["get_status"] = "get_status"
 
 
+class Drain(Header):
+    """No new leases for these processes for so many seconds (0: leases again): they are about to be removed."""
+
+    type: Literal["drain"] = "drain"
+    names: list[Name] = Field(min_length=1, max_length=128)
+    for_s: Annotated[float, Field(ge=0, le=3600)]
+
+
 # ------------------------------------------------------------------ replies of the broker
 
 
 class Welcome(Header):
-    """Reply to Hello."""
+    """Reply to Hello. `learner`: its incarnation, so that one that came back to the same address is told apart."""
 
     type: Literal["welcome"] = "welcome"
     broker_incarnation: Name
     version: Version
-    weights_endpoint: str | None = None
+    weights_endpoint: WeightsEndpoint | None = None
+    learner: Name | None = None
 
 
 class Ack(Header):
@@ -267,128 +294,6 @@ class StatusReport(Header):
     status: dict[str, Any]
 
 
-# ------------------------------------------------------------------ weights control socket (actor <-> learner)
-
-
-class ParameterMeta(Part):
-    """One parameter in a transfer: Hugging Face name, dtype, shape. Order in the list is order in the buffer."""
-
-    name: Annotated[str, Field(max_length=512)]
-    dtype: Literal["float32", "bfloat16", "float16"]
-    shape: list[Count] = Field(max_length=8)
-
-
-class Join(Header):
-    """An actor announces itself to the publisher."""
-
-    type: Literal["join"] = "join"
-    name: Name
-    incarnation: Name
-
-
-class Pull(Header):
-    """An actor asks for a chunk of the latest published weights (late joiners never delay a step).
-
-    At offset 0 it says what it has; NoWork means that there is nothing newer, which makes it *current*. A current
-    actor goes on asking once a second: that is how it notices a missed epoch or a restarted learner (Refused: join).
-    """
-
-    type: Literal["pull"] = "pull"
-    version: Version | None = None
-    have: Version | None = None
-    offset: Count = 0
-    max_bytes: Annotated[int, Field(ge=1)] = 16 * 1024 * 1024
-
-
-class Snapshot(Header):
-    """Reply to Pull. Frames: `chunk` bytes; at offset 0 also `manifest` bytes (JSON list of ParameterMeta)."""
-
-    type: Literal["snapshot"] = "snapshot"
-    version: Version
-    offset: Count
-    total_bytes: Count
-    digest: Name
-
-
-class Propose(Header):
-    """The publisher proposes an epoch: who takes part, at which rank, over which store. Frame: `manifest` bytes."""
-
-    type: Literal["propose"] = "propose"
-    epoch: Count
-    version: Version
-    backend: Literal["gloo", "ipc", "nccl"]
-    rank: Count
-    world_size: Count
-    store_host: Text
-    store_port: Count
-    prefix: Name
-    timeout_s: float
-    bucket_bytes: Count
-
-
-class Ready(Header):
-    """An actor accepts a proposal."""
-
-    type: Literal["ready"] = "ready"
-    epoch: Count
-    version: Version
-    incarnation: Name
-
-
-class Begin(Header):
-    """Broadcast of `version` in `epoch` starts now. `digest` is blake2b over the whole buffer. ipc: frame `handles`."""
-
-    type: Literal["begin"] = "begin"
-    epoch: Count
-    version: Version
-    total_bytes: Count
-    digest: Name
-
-
-class Received(Header):
-    """An actor holds all of `version`, staged; `ok` false with a reason when it does not."""
-
-    type: Literal["received"] = "received"
-    epoch: Count
-    version: Version
-    incarnation: Name
-    ok: bool
-    digest: Annotated[str, Field(max_length=128)] = ""
-    reason: Text = ""
-
-
-class Commit(Header):
-    """Every member of the epoch holds `version`: load it."""
-
-    type: Literal["commit"] = "commit"
-    epoch: Count
-    version: Version
-
-
-class Applied(Header):
-    """The actor samples from `version` now; `pause_s` is how long sampling stood still."""
-
-    type: Literal["applied"] = "applied"
-    version: Version
-    incarnation: Name
-    pause_s: float
-
-
-class Abort(Header):
-    """The epoch is over (a member died or stalled); keep the old weights and wait for the next proposal."""
-
-    type: Literal["abort"] = "abort"
-    epoch: Count
-    reason: Text
-
-
-class Leave(Header):
-    """An actor says goodbye."""
-
-    type: Literal["leave"] = "leave"
-    incarnation: Name
-
-
 Message = Annotated[
     Hello
     | AddTask
@@ -401,6 +306,7 @@ Message = Annotated[
     | Release
     | Publish
     | GetStatus
+    | Drain
     | Welcome
     | Ack
     | Refused
@@ -408,6 +314,8 @@ Message = Annotated[
     | Lease
     | Group
     | StatusReport
+    | PullFiles
+    | ModelFiles
     | Join
     | Pull
     | Snapshot

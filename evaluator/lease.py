@@ -41,14 +41,28 @@ class LeaseKeeper:
     Without progress nothing is sent: a wedged evaluator must lose its lease.
     """
 
-    def __init__(self, client: BrokerClient, lease: Lease, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        client: BrokerClient,
+        lease: Lease,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`on_progress` is called at the start and whenever more of the work is done."""
         self._client, self._lease, self._clock = client, lease, clock
         self._due = clock() + lease.deadline_s * RENEW_FRACTION
         self._reported = 0
+        self._seen = 0
+        self._on_progress = on_progress
+        on_progress()
         self._reply: Future[Envelope] | None = None
 
     def tick(self, progress: int) -> None:
         """Call often, with the work done so far; LeaseLost once the broker has given the work to somebody else."""
+        if progress > self._seen:
+            self._seen = progress
+            self._on_progress()
         if self._reply is not None and self._reply.done():
             self._read(self._reply)
             self._reply = None

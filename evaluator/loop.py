@@ -18,13 +18,17 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING
 
 from common.cli import Process
 from common.client import BrokerClient
 from common.config import RunConfig
 from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError, ZeroqError
+from common.introduction import introduce
+from common.keys import Keys
 from common.lifecycle import StopFlag, wait_for_endpoint
 from common.messages import Header, Lease, LeaseWork, Refused, ReturnLease, SubmitVerdicts, Verdict
 from common.reward_model import read_reward_model
@@ -45,6 +49,10 @@ SUBMIT_GIVE_UP_S = 600.0
 STOP_GRACE_S = 3.0
 MAX_FAILURES_IN_A_ROW = 8
 MAX_PAUSE_S = 30.0
+STUCK_S = 120.0  # a desk that neither waits nor grades for so long is stuck
+STUCK_GRADING_S = 300.0  # at least; no rollout of a group is graded for so long, or for STUCK_LEASES leases
+STUCK_LEASES = 5
+START_LIMIT_S = 900.0  # reward models load meanwhile
 FUNCTION_SHARE_OF_LEASE = 0.75  # a function makes no progress while it runs, so it must end before its lease does
 
 log = logging.getLogger(__name__)
@@ -159,7 +167,10 @@ class Graders:
 
 
 class Desk:
-    """Grades one group at a time. `run_name` is for errors; `max_attempts` is the broker's."""
+    """Grades one group at a time.
+
+    `run_name` is for errors; `max_attempts` is the broker's; `beat(doing, limit_s)` hears of progress.
+    """
 
     def __init__(
         self,
@@ -170,15 +181,21 @@ class Desk:
         *,
         run_name: str = "",
         max_attempts: int = 3,
+        beat: Callable[[str, float], None] = lambda doing, limit_s: None,
     ) -> None:
         self._client, self._graders, self._stop, self._health = client, graders, stop, health
         self._run_name, self._max_attempts = run_name, max_attempts
+        self._beat = beat
 
     def work(self) -> None:
         """lease -> grade -> submit until a stop is asked for. RunFailure when this process cannot go on, UserError when
         the reward is at fault."""
         try:
             while not self._stop:
+                if self._stop.draining:
+                    self._beat("draining", STUCK_S)
+                    self._stop.wait(TICK_S)
+                    continue
                 envelope = self._lease()
                 if envelope is not None:
                     self._handle(envelope)
@@ -202,12 +219,13 @@ class Desk:
         lease = envelope.header
         assert isinstance(lease, Lease)
         begin = time.perf_counter()
-        with metrics.LEASES.track_inprogress():
+        keeper = LeaseKeeper(self._client, lease, on_progress=lambda: self._beat("grading", self._grading_limit(lease)))
+        with metrics.RUNNING.track_inprogress():
             row = "unknown"
             try:
                 task = Task(envelope)
                 row = str(task.spec.get("id") or task.prompt[:40])
-                verdicts = self._graders.grade(task, LeaseKeeper(self._client, lease), self._stop)
+                verdicts = self._graders.grade(task, keeper, self._stop)
             except LeaseLost as error:
                 metrics.GROUPS.labels("lost").inc()
                 log.info("%s; verdicts discarded", error)
@@ -227,6 +245,9 @@ class Desk:
                 metrics.GROUP_SECONDS.observe(time.perf_counter() - begin)
                 self._submit(lease, verdicts)
                 self._health.succeeded()
+
+    def _grading_limit(self, lease: Lease) -> float:
+        return max(STUCK_GRADING_S, STUCK_LEASES * lease.deadline_s)
 
     def _submit(self, lease: Lease, verdicts: list[Verdict]) -> None:
         header = SubmitVerdicts(lease_id=lease.lease_id, token=lease.token, task_id=lease.task_id, verdicts=verdicts)
@@ -270,6 +291,7 @@ class Desk:
         reply = self._client.call(header)
         grace_ends: float | None = None
         while True:
+            self._beat("waiting for the broker", STUCK_S)
             done, _ = wait([reply], timeout=TICK_S)
             if done:
                 return reply.result()
@@ -303,21 +325,30 @@ class Health:
 
 def run(process: Process) -> None:
     """Grade until asked to stop. UserError for a reward that cannot be computed, RunFailure without a broker."""
+    process.health.beat("loop", "starting graders", START_LIMIT_S)
+    keys = Keys.for_process(process.config, process.paths, "evaluator")
     with Graders(process.config) as graders:
-        endpoint = wait_for_endpoint(process.paths, "evaluator")
-        with BrokerClient(endpoint, "evaluator", process.name) as client:
-            try:
-                client.hello()
-            except BrokerUnavailable as error:
-                raise RunFailure(str(error)) from None
+        endpoint = wait_for_endpoint(process.paths, "evaluator", broker=process.config.broker)
+        with BrokerClient(endpoint, "evaluator", process.name, keys=keys) as client:
+            introduce(process, client)
+            process.health.finish("loop")  # from here on there are desks
             health = Health()
             num_desks = process.config.evaluator.max_concurrent_groups
+            metrics.SLOTS.set(num_desks)
             log.info("grading up to %d groups at once", num_desks)
             name, attempts = process.paths.root.name, process.config.broker.max_attempts
             with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as pool:
                 desks = [
-                    Desk(client, graders, process.stop, health, run_name=name, max_attempts=attempts)
-                    for _ in range(num_desks)
+                    Desk(
+                        client,
+                        graders,
+                        process.stop,
+                        health,
+                        run_name=name,
+                        max_attempts=attempts,
+                        beat=partial(process.health.beat, f"desk-{number}"),
+                    )
+                    for number in range(num_desks)
                 ]
                 work = [pool.submit(desk.work) for desk in desks]
                 done, _ = wait(work, return_when=FIRST_EXCEPTION)

@@ -1,4 +1,4 @@
-"""Metrics of an evaluator process, served by common.metrics."""
+"""What an evaluator counts (docs/metrics.md), served by common.metrics."""
 
 from __future__ import annotations
 
@@ -6,15 +6,10 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from common.metrics import REGISTRY
 
-_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+_SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 
 VERDICTS = Counter("zeroq_evaluator_verdicts", "Verdicts given.", ["outcome"], registry=REGISTRY)
-GROUPS = Counter(
-    "zeroq_evaluator_groups",
-    "Leases by how they ended (submitted, failed, drained, lost, refused).",
-    ["end"],
-    registry=REGISTRY,
-)
+GROUPS = Counter("zeroq_evaluator_groups", "Leased groups by what became of them.", ["outcome"], registry=REGISTRY)
 FAILURES = Counter(
     "zeroq_evaluator_infrastructure_failures",
     "Groups returned to the broker because the evaluator was at fault.",
@@ -24,7 +19,8 @@ WORKERS_REPLACED = Counter(
     "zeroq_evaluator_workers_replaced", "Grading workers killed or lost (limit, crash, memory, stuck).", ["reason"],
     registry=REGISTRY,
 )  # fmt: skip
-LEASES = Gauge("zeroq_evaluator_leases", "Groups being graded now.", registry=REGISTRY)
+RUNNING = Gauge("zeroq_evaluator_groups_running", "Groups being graded now.", registry=REGISTRY)
+SLOTS = Gauge("zeroq_evaluator_group_slots", "Groups that the evaluator takes at once.", registry=REGISTRY)
 GROUP_SECONDS = Histogram(
     "zeroq_evaluator_group_seconds", "From lease to verdicts of one group.", buckets=_SECONDS, registry=REGISTRY
 )
@@ -32,14 +28,25 @@ ROLLOUT_SECONDS = Histogram(
     "zeroq_evaluator_rollout_seconds", "Accuracy check of one rollout.", buckets=_SECONDS, registry=REGISTRY
 )
 PROGRAMS = Counter(
-    "zeroq_evaluator_programs_total", "Programs graded in the sandbox.", ["language", "verdict"], registry=REGISTRY
+    "zeroq_evaluator_programs", "Programs graded in the sandbox.", ["language", "verdict"], registry=REGISTRY
 )
 PROGRAM_CPU_SECONDS = Counter(
-    "zeroq_evaluator_program_cpu_seconds_total",
+    "zeroq_evaluator_program_cpu_seconds",
     "CPU time of programs, judges and compilers.",
     ["language"],
     registry=REGISTRY,
 )
+PROGRAM_SECONDS = Histogram(
+    "zeroq_evaluator_program_seconds",
+    "Grading of one program, compilation included.",
+    ["language"],
+    buckets=_SECONDS,
+    registry=REGISTRY,
+)
+PROGRAMS_KILLED = Counter(
+    "zeroq_evaluator_programs_killed", "Runs of programs ended by a limit.", ["cause"], registry=REGISTRY
+)
+SANDBOX_TIER = Gauge("zeroq_evaluator_sandbox_tier", "Tier of the running sandbox; 0: none runs.", registry=REGISTRY)
 SCORES = Counter("zeroq_evaluator_scores", "Responses scored by reward models.", ["kind"], registry=REGISTRY)
 SCORES_CUT = Counter(
     "zeroq_evaluator_scores_cut", "Of these, texts longer than their model reads.", ["kind"], registry=REGISTRY
@@ -59,3 +66,12 @@ SCORE_BATCH_SECONDS = Histogram(
 SCORING_WORKERS_REPLACED = Counter(
     "zeroq_evaluator_scoring_workers_replaced", "Scoring workers that died or were silent.", registry=REGISTRY
 )
+
+for _outcome in ("pass", "fail", "timeout", "error"):
+    VERDICTS.labels(_outcome)
+for _outcome in ("submitted", "refused", "lost", "drained", "failed"):
+    GROUPS.labels(_outcome)
+for _reason in ("limit", "crash", "memory", "stuck"):
+    WORKERS_REPLACED.labels(_reason)
+for _cause in ("time", "memory"):
+    PROGRAMS_KILLED.labels(_cause)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from common.config import CommonConfig, RunConfig
 from common.errors import UserError
+from common.keys import KEY_ROLES, check_keys
 from common.lifecycle import RunPaths
 from launcher.hub import check_hub
 from launcher.machine import Placement, inspect_machine, place
@@ -50,6 +51,8 @@ def check_anywhere(config: RunConfig, config_path: Path) -> RunPaths:
     paths = choose_run_directory(config, config_path)
     check_resume(config)
     check_ports(config)
+    for role in KEY_ROLES:
+        check_keys(config, role)
     check_files(config)
     check_installed(list(config.logging.to))
     check_hub(config.hub)

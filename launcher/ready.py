@@ -70,26 +70,46 @@ def ready_run(config_path: Path, overrides: list[str]) -> Iterator[ReadyRun]:
 
 def _prepare(config: RunConfig, paths: RunPaths, stage: RunPaths, placement: Placement) -> ReadyRun:
     """Model and data in `stage`, and the configuration as the run's processes will read it."""
+    made = make_ready(config, paths, stage, made_model_in=stage.root)
+    return ReadyRun(made.config, paths, placement, made.data)
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a run starts from. `config`: as its processes read it; `programs`: whether there are programs to grade."""
+
+    config: RunConfig
+    model: Path
+    data: PreparedData
+    programs: bool
+
+
+def make_ready(config: RunConfig, paths: RunPaths, stage: RunPaths, *, made_model_in: Path) -> Made:
+    """Write the data to `stage`, to be moved to `paths`; `model: tiny` is made in `made_model_in`/model if need be."""
     try:
-        model = resolve_model(config, stage.root)
+        model = resolve_model(config, made_model_in)
         data = prepare_data(config, stage, model, context_limit(config, read_model_facts(model).context))
     except HubUnreachable as error:
         raise UserError(f"{error}; fetch it on a machine with a network, or give a local path") from None
+    programs = any(record["spec"]["kind"] == "code" for records in (data.train, data.evaluation) for record in records)
+    return Made(resolved_config(config, paths, programs=programs), model, data, programs)
+
+
+def resolved_config(config: RunConfig, paths: RunPaths, *, programs: bool) -> RunConfig:
+    """The configuration as a run's processes read it, wherever they are started from."""
     where = {"name": paths.root.name, "dir": str(paths.root.parent)}
-    resolved = config.model_copy(
+    return config.model_copy(
         update={
             "model": str(paths.model) if config.model == "tiny" else absolute_model(config.model),
             "resume": absolute_model(config.resume),
             "run": config.run.model_copy(update=where),
-            "evaluator": with_sandbox(config.evaluator, data),
+            "evaluator": with_sandbox(config.evaluator, programs),
         }
     )
-    return ReadyRun(resolved, paths, placement, data)
 
 
-def with_sandbox(section: EvaluatorSection, data: PreparedData) -> EvaluatorSection:
+def with_sandbox(section: EvaluatorSection, programs: bool) -> EvaluatorSection:
     """Evaluators start the sandbox at once where there are programs to grade, and refuse to start if it cannot hold."""
-    programs = any(record["spec"]["kind"] == "code" for records in (data.train, data.evaluation) for record in records)
     return section.model_copy(update={"code": "on"}) if section.code == "auto" and programs else section
 
 

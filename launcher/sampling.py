@@ -27,6 +27,7 @@ import numpy as np
 from common.client import BrokerClient
 from common.config import RunConfig, dump_config
 from common.errors import RunFailure, UserError
+from common.keys import Keys
 from common.lifecycle import RunPaths, StopFlag
 from common.messages import AddTask, GetStatus, Group, Publish, Refused, Release, Sampling, StatusReport, Take, Verdict
 from common.wire import Envelope, Payload
@@ -111,7 +112,8 @@ class Sampler:
     ) -> None:
         weights = config.weights.model_copy(update={"backend": "gloo"})
         learner = config.learner.model_copy(update={"device": "cpu"})  # no learner: the actors get all GPUs
-        self.config = config.model_copy(update={"weights": weights, "learner": learner})
+        actor = config.actor.model_copy(update={"model_from": "disk"})  # the model is here
+        self.config = config.model_copy(update={"weights": weights, "learner": learner, "actor": actor})
         self.swappable = swappable
         self._stop, self._say = stop, say
         self._stack = contextlib.ExitStack()
@@ -214,11 +216,11 @@ class Sampler:
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
         """Register as the learner, which makes actors serve `config.model`, or wait for a first `load`."""
-        endpoint = "static"
+        endpoint, keys = "static", Keys.for_process(self.config, self._paths, "learner")
         if self.swappable:
             from learner.weights import WeightPublisher
 
-            self._publisher = WeightPublisher(self.config, host=self.config.weights.host)
+            self._publisher = WeightPublisher(self.config, host=self.config.weights.host, keys=keys)
             stack.callback(self._publisher.close)
             endpoint = self._publisher.endpoint
         else:
@@ -233,7 +235,15 @@ class Sampler:
         address = str(json.loads(self._paths.endpoints.read_text())["learner"])
         vocab_size = read_model_facts(self._base).vocab_size
         self._client = stack.enter_context(
-            BrokerClient(address, "learner", "sampler", vocab_size=vocab_size, version=0, weights_endpoint=endpoint)
+            BrokerClient(
+                address,
+                "learner",
+                "sampler",
+                keys=keys,
+                vocab_size=vocab_size,
+                version=0,
+                weights_endpoint=endpoint,
+            )
         )
         self._client.hello()
 

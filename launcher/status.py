@@ -30,7 +30,7 @@ def print_status(paths: RunPaths, console: Console) -> int:
             console.print(f"{paths.root}: not running, and it left no summary; see {paths.logs}", soft_wrap=True)
         return EXIT_OK
     config = load_config(paths.config)
-    with RunMonitor(paths) as monitor:
+    with RunMonitor(paths, config) as monitor:
         deadline = time.monotonic() + _STATUS_DEADLINE_S
         while monitor.poll().status is None and time.monotonic() < deadline:
             time.sleep(0.05)

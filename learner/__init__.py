@@ -7,5 +7,6 @@ trainer.py      one optimizer step             sft.py         supervised steps, 
 supervised.py corpus.py supervised_log.py      the supervised job (`zeroq sft`), its data and its log
 advantage.py loss.py head.py attention.py      mathematics
 model.py optimizer.py ranks.py checkpoint.py   what they run on
+step_log.py metrics.py flops.py                what a step reports
 weights/        publishing to actors
 """

@@ -34,6 +34,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from common.errors import RunFailure, UserError
+from learner import metrics
 from learner.model import Policy
 from learner.optimizer import Optimizer
 from learner.ranks import Ranks
@@ -88,7 +89,9 @@ class CheckpointStore:
 
         RunFailure when it cannot be written (disk full): earlier checkpoints stay as they are.
         """
+        began = time.monotonic()
         module, ranks = trainer.policy.module, trainer.ranks
+        ranks.beat(f"checkpoint of step {state.step}")
         weights = get_model_state_dict(module, options=_FULL)
         optimizer = get_optimizer_state_dict(module, trainer.optimizer.adam, options=_FULL)
         reference = None
@@ -108,7 +111,9 @@ class CheckpointStore:
                 if reference is not None:
                     save_file(_untied(reference), extra / "reference.safetensors")
 
-            self._write_atomically(target, write, state)
+            ranks.beat(f"writing the checkpoint of step {state.step}")
+            manifest = self._write_atomically(target, write, state)
+            metrics.checkpoint_saved(manifest, time.monotonic() - began)
         ranks.barrier()
         return target
 
@@ -133,7 +138,14 @@ class CheckpointStore:
         verify(path)
         return path
 
-    def _write_atomically(self, target: Path, write: Callable[[Path], None], state: TrainingState) -> None:
+    def agree(self, resume: str, ranks: Ranks) -> Path | None:
+        """`find` on rank 0, for all ranks: the others' machines may have no checkpoints. Collective."""
+        found = self.find(resume) if ranks.first else None
+        name = ranks.broadcast_text(str(found or ""))
+        return Path(name) if name else None
+
+    def _write_atomically(self, target: Path, write: Callable[[Path], None], state: TrainingState) -> dict[str, Any]:
+        """The manifest of what was written."""
         temporary = self.directory / f".{target.name}.{os.getpid()}.tmp"
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -148,15 +160,14 @@ class CheckpointStore:
                 "weights_dtype": "float32",
                 "files": {name: _describe(temporary / name) for name in _files(temporary)},
             }
-            for name in manifest["files"]:
-                _sync(temporary / name)
+            sync_s = sum(_sync(temporary / name) for name in manifest["files"])
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for path in (temporary / "manifest.json", temporary / "trainer", temporary):
-                _sync(path)
+                sync_s += _sync(path)
             if target.exists():  # the same step again, after a resume from an older one
                 shutil.rmtree(target)
             temporary.rename(target)
-            _sync(self.directory)
+            metrics.CHECKPOINT_FSYNC_SECONDS.observe(sync_s + _sync(self.directory))
         except OSError as error:
             shutil.rmtree(temporary, ignore_errors=True)
             last = self.latest()
@@ -166,6 +177,7 @@ class CheckpointStore:
             ) from error
         for path in self._by_step()[self.keep :]:
             shutil.rmtree(path)
+        return manifest
 
     def _by_step(self) -> list[Path]:
         """Directories that look like finished checkpoints, newest first."""
@@ -199,26 +211,32 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def restore(path: Path, trainer: Trained) -> TrainingState:
-    """Load what `save` wrote, besides the weights (the policy is loaded from `path` as any model); collective."""
-    state = TrainingState(**json.loads((path / "trainer" / "state.json").read_text()))
+    """Load what `save` wrote, besides the weights (the policy is loaded from `path` as any model); collective, and only
+    rank 0 reads files."""
+    ranks = trainer.ranks
+    text = (path / "trainer" / "state.json").read_text() if ranks.first else None
+    state = TrainingState(**json.loads(ranks.broadcast_text(text)))
     module, adam = trainer.policy.module, trainer.optimizer.adam
     loaded: dict[str, Any] = {}
-    if trainer.ranks.first:
+    random_states = None
+    if ranks.first:
+        random_states = torch.stack(torch.load(path / "trainer" / "rng.pt", weights_only=True)).to(torch.int64)
         loaded = torch.load(path / "trainer" / "optimizer.pt", weights_only=True, map_location="cpu")
     set_optimizer_state_dict(module, adam, loaded, options=_SCATTER)
     if trainer.reference is not None:
         file = path / "trainer" / "reference.safetensors"
-        if not file.exists():
+        if ranks.first and not file.exists():
             raise UserError(f"checkpoint {path} has no reference policy; it was written with learner.loss.kl_coef=0")
-        weights = load_file(file) if trainer.ranks.first else {}
+        weights = load_file(file) if ranks.first else {}
+        trainer.reference.reshard()
         set_model_state_dict(
             trainer.reference.module,
             weights,
             options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True, strict=False),
         )
-    states = torch.load(path / "trainer" / "rng.pt", weights_only=True)
-    if len(states) == trainer.ranks.size:  # with another number of ranks, the seeded start stands
-        torch.set_rng_state(states[trainer.ranks.rank])
+    states = ranks.broadcast(random_states)
+    if len(states) == ranks.size:  # with another number of ranks, the seeded start stands
+        torch.set_rng_state(states[ranks.rank].to(torch.uint8))
     return state
 
 
@@ -279,9 +297,12 @@ def _describe(path: Path) -> dict[str, Any]:
     return {"size_bytes": path.stat().st_size, "blake2b": digest.hexdigest()}
 
 
-def _sync(path: Path) -> None:
+def _sync(path: Path) -> float:
+    """Have `path` on the disk; seconds it took."""
+    began = time.monotonic()
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+    return time.monotonic() - began

@@ -181,6 +181,20 @@ class TaskFeed:
         with self._lock:
             return self.number(task_id) in self.outstanding
 
+    def adopt(self, task_id: str) -> bool:
+        """Make a task outstanding that the broker holds, admitted by an earlier incarnation and not (yet) by this one.
+        False when its number is behind us: it is trained or given up."""
+        number = self.number(task_id)
+        with self._lock:
+            while self.cursor <= number:
+                self._backlog.append(self.cursor)
+                self.cursor += 1
+            if number not in self._backlog:
+                return False
+            self._backlog.remove(number)
+            self.outstanding.add(number)
+            return True
+
     def _next_number(self) -> int:
         if self._backlog:
             return self._backlog.pop(0)

@@ -98,7 +98,8 @@ class GroupIntake:
 
     def _receive(self, group: TakenGroup, version: int) -> None:
         held = {own.task_id for own in self.groups}
-        if not self.feed.is_outstanding(group.task_id) or group.task_id in held:
+        known = self.feed.is_outstanding(group.task_id) or self.feed.adopt(group.task_id)
+        if not known or group.task_id in held:
             self.num_duplicated += 1
             log.error("group %s came again after it was trained; discarded", group.task_id)
             self.client.request(Release(task_ids=[group.task_id], outcome="trained"), timeout_s=REPLY_TIMEOUT_S)

@@ -22,15 +22,17 @@ import torch
 from common.cli import Process
 from common.errors import BrokerUnavailable, RunFailure, WireError
 from common.lifecycle import record_event, write_atomic
+from learner import metrics
 from learner.batch import BatchFigures, TakenGroup, TrainingBatch, build_batch, share
 from learner.checkpoint import CheckpointStore, TrainingState, restore
 from learner.evaluation import EvaluationFigures
-from learner.metrics import StepLog
+from learner.flops import peak_flops
 from learner.phases import Phases, never
 from learner.ranks import Ranks
 from learner.samples import SampleLog
 from learner.session import BrokerSession, PublisherFactory, weight_publisher
-from learner.sft import cold_start, read_examples
+from learner.sft import cold_start, read_examples, share_examples
+from learner.step_log import StepLog
 from learner.trainer import StepFigures, Trainer
 
 log = logging.getLogger(__name__)
@@ -40,7 +42,7 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 def run(process: Process, *, make_publisher: PublisherFactory = weight_publisher) -> None:
     """Train until `learner.max_steps` or a request to stop; RunFailure when training or the broker fails."""
-    with Ranks(process.config.learner) as ranks:
+    with Ranks(process.config.learner, process.health) as ranks:
         learner = Learner(process, ranks, make_publisher)
         try:
             learner.run()
@@ -101,7 +103,7 @@ class Learner(Phases):
     def load(self) -> None:
         """Model, or checkpoint to go on from; then register with the broker."""
         with self.phase("loading"):
-            self.resumed_from = source = self.store.find(self.config.resume)
+            self.resumed_from = source = self.store.agree(self.config.resume, self.ranks)
             self.trainer = Trainer(self.config, source or self.config.model, self.ranks)
             self.trainer.warm_up()
             if source is not None:
@@ -111,12 +113,20 @@ class Learner(Phases):
                     self.version += 1  # these weights are newer than those published under the saved version
                 self.totals.update({k: v for k, v in self.state.counters.items() if not k.endswith("_before")})
             self.saved_step = -1 if source is None else self.step
+            self.ranks.health.ready()
             if self.ranks.first:
                 self.publisher = self.make_publisher(self.process)
                 self.session = BrokerSession(
                     self.process, self.publisher, self.state, self.version, self.trainer.policy.vocab_size
                 )
-                self.log = StepLog(self.paths.metrics, num_tokens=self.totals["tokens"])
+                peak = peak_flops(self.ranks.device, self.config.learner.dtype)
+                self.log = StepLog(
+                    self.paths.metrics,
+                    max_staleness=self.config.learner.max_staleness,
+                    num_tokens=self.totals["tokens"],
+                    peak_flops=peak and peak * self.ranks.size,
+                )
+                metrics.begin(self.step, self.version, self.config.learner, source)
                 self.samples = SampleLog(
                     self.paths.root / "samples", self.config.logging, seed=self.config.seed, step=self.step
                 )
@@ -127,9 +137,11 @@ class Learner(Phases):
         from transformers import AutoTokenizer
 
         with self.phase("cold_start"):
-            examples = read_examples(
-                self.paths.root / "data" / "cold_start.jsonl", AutoTokenizer.from_pretrained(self.config.model)
-            )
+            examples = None
+            if self.ranks.first:
+                tokenizer = AutoTokenizer.from_pretrained(self.config.model)
+                examples = read_examples(self.paths.root / "data" / "cold_start.jsonl", tokenizer)
+            examples = share_examples(examples, self.ranks)
             figures = cold_start(
                 self.trainer, examples, self.config.cold_start, report=self._report_cold_start(), stopped=self.stopping
             )

@@ -1,6 +1,6 @@
-"""Owns what the learner reports of each step: a line in metrics.jsonl, and Prometheus metrics `zeroq_learner_*`.
+"""What the learner counts: `zeroq_learner_*` (docs/metrics.md). step_log.py sets most.
 
-Names in the file are those that TRL's users know. Means of ratios, entropy and kl are over the tokens that count.
+Only rank 0 knows them. On machines without it the gauges are absent and the counters stay 0.
 """
 
 from __future__ import annotations
@@ -12,147 +12,113 @@ from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from common.config import LearnerSection
+from common.gauge import OptionalGauge
+from common.histogram import TallyCollector
 from common.metrics import REGISTRY
-from learner.batch import BatchFigures
-from learner.evaluation import EvaluationFigures, general_fields
-from learner.trainer import StepFigures
 
-STEP = Gauge("zeroq_learner_step", "Optimizer steps done.", registry=REGISTRY)
-VERSION = Gauge("zeroq_learner_policy_version", "Publishes done.", registry=REGISTRY)
-REWARD = Gauge("zeroq_learner_reward_mean", "Mean reward of the last step's rollouts.", registry=REGISTRY)
-LOSS = Gauge("zeroq_learner_loss", "Loss of the last step.", registry=REGISTRY)
-GRADIENT_NORM = Gauge(
-    "zeroq_learner_gradient_norm", "Norm of the last step's gradients before clipping.", registry=REGISTRY
-)
-ENTROPY = Gauge("zeroq_learner_entropy_nats", "Mean entropy of the policy at trained tokens.", registry=REGISTRY)
-LENGTH = Gauge("zeroq_learner_completion_length_tokens", "Mean completion length of the last step.", registry=REGISTRY)
-ZERO_STD = Gauge("zeroq_learner_zero_variance_groups_ratio", "Share of groups of equal rewards.", registry=REGISTRY)
-STALENESS = Gauge("zeroq_learner_staleness_max_publishes", "Oldest token of the last step.", registry=REGISTRY)
-RATE = Gauge("zeroq_learner_tokens_per_second", "Tokens fed through forward and backward a second.", registry=REGISTRY)
-PASS_AT_1 = Gauge("zeroq_learner_eval_pass_at_1_ratio", "Latest evaluation, sampled.", registry=REGISTRY)
-GREEDY = Gauge("zeroq_learner_eval_greedy_ratio", "Latest evaluation, greedy.", registry=REGISTRY)
-TOKENS = Counter("zeroq_learner_tokens_total", "Prompt and completion tokens trained on.", registry=REGISTRY)
-GROUPS = Counter("zeroq_learner_groups_trained_total", "Groups trained on.", registry=REGISTRY)
-MASKED = Counter("zeroq_learner_tokens_masked_total", "Tokens masked as too stale.", registry=REGISTRY)
-PHASE_SECONDS = Counter("zeroq_learner_phase_seconds_total", "Time by part of the step.", ["phase"], registry=REGISTRY)
+_SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800, 3600)
+"""From a tiny model's packing to a step of long completions on a large one."""
+
+# Progress and time.
+STEP = OptionalGauge("zeroq_learner_step", "Optimizer steps done.")
+MAX_STEPS = OptionalGauge("zeroq_learner_max_steps", "Optimizer steps of the run.")
+VERSION = OptionalGauge("zeroq_learner_policy_version", "Publishes done.")
 STEP_SECONDS = Histogram(
-    "zeroq_learner_step_seconds",
-    "Duration of a step, waiting included.",
-    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120, 300, 600, 1800),
+    "zeroq_learner_step_seconds", "Duration of a step, waiting included.", buckets=_SECONDS, registry=REGISTRY
+)
+PHASE_SECONDS = Histogram(
+    "zeroq_learner_phase_seconds", "Parts of a step.", ["phase"], buckets=_SECONDS, registry=REGISTRY
+)
+STARVED_SECONDS = Counter("zeroq_learner_starved_seconds", "Time waited for groups.", registry=REGISTRY)
+TOKENS = Counter("zeroq_learner_tokens", "Prompt and completion tokens trained on.", registry=REGISTRY)
+RATE = OptionalGauge("zeroq_learner_tokens_per_second", "Tokens fed through forward and backward a second.")
+FLOPS = OptionalGauge("zeroq_learner_model_flops_per_second", "Operations that the model needs for these, all ranks.")
+MFU = OptionalGauge("zeroq_learner_mfu_ratio", "The same over the devices' peak.")
+GROUPS = Counter("zeroq_learner_groups_trained", "Groups trained on.", registry=REGISTRY)
+
+# Staleness.
+MASKED = Counter("zeroq_learner_tokens_masked", "Tokens masked as too stale.", registry=REGISTRY)
+VIOLATIONS = Counter(
+    "zeroq_learner_staleness_violations", "Tokens trained on past max_staleness; must stay 0.", registry=REGISTRY
+)
+_TOKEN_STALENESS = TallyCollector(
+    "zeroq_learner_token_staleness_publishes",
+    "Staleness of the tokens trained on, in publishes.",
+    (0, 1, 2, 3, 4, 6, 8, 12, 16, 32),
+)
+TOKEN_STALENESS = _TOKEN_STALENESS.tally
+STALENESS_MAX = OptionalGauge("zeroq_learner_staleness_max_publishes", "Oldest token of the last step.")
+STALENESS_LIMIT = OptionalGauge("zeroq_learner_staleness_limit_publishes", "learner.max_staleness.")
+
+# Rewards.
+REWARD = OptionalGauge("zeroq_learner_reward_mean", "Mean reward of the last step's rollouts.")
+REWARD_STD = OptionalGauge("zeroq_learner_reward_std", "Standard deviation of the last step's rewards.")
+COMPONENT = Gauge(
+    "zeroq_learner_reward_component_mean", "Mean of a component of the reward.", ["reward"], registry=REGISTRY
+)
+OUTCOMES = Counter("zeroq_learner_outcomes", "Rollouts trained on, by verdict.", ["outcome"], registry=REGISTRY)
+ZERO_STD = OptionalGauge("zeroq_learner_zero_variance_groups_ratio", "Share of groups of equal rewards.")
+LENGTH = OptionalGauge("zeroq_learner_completion_length_tokens", "Mean completion length of the last step.")
+TRUNCATED = OptionalGauge("zeroq_learner_truncated_completions_ratio", "Share of completions cut off.")
+PASS_AT_1 = OptionalGauge("zeroq_learner_eval_pass_at_1_ratio", "Latest evaluation, sampled.")
+GREEDY = OptionalGauge("zeroq_learner_eval_greedy_ratio", "Latest evaluation, greedy.")
+
+# The update.
+LOSS = OptionalGauge("zeroq_learner_loss", "Loss of the last step.")
+KL = OptionalGauge("zeroq_learner_kl_nats", "Mean k3 against the reference policy.")
+ENTROPY = OptionalGauge("zeroq_learner_entropy_nats", "Mean entropy of the policy at trained tokens.")
+CLIP = Gauge("zeroq_learner_clip_ratio", "Share of tokens whose ratio was clipped.", ["side"], registry=REGISTRY)
+IMPORTANCE = OptionalGauge("zeroq_learner_importance_ratio_mean", "Mean importance weight.")
+SAMPLER_KL = OptionalGauge("zeroq_learner_sampler_kl_nats", "Mean k3 of sampler against learner.")
+LOGP_DIFFERENCE = Gauge(
+    "zeroq_learner_sampler_logp_difference_nats",
+    "Absolute difference of learner's and sampler's log-probabilities.",
+    ["stat"],
+    registry=REGISTRY,
+)
+GRADIENT_NORM = OptionalGauge("zeroq_learner_gradient_norm", "Norm of the gradients before clipping.")
+LEARNING_RATE = OptionalGauge("zeroq_learner_learning_rate", "Learning rate of the last step.")
+
+# Checkpoints.
+CHECKPOINT_TIME = OptionalGauge("zeroq_learner_checkpoint_timestamp_seconds", "When the last checkpoint was complete.")
+CHECKPOINT_STEP = OptionalGauge("zeroq_learner_checkpoint_step", "Step of the last checkpoint.")
+CHECKPOINT_SIZE = OptionalGauge("zeroq_learner_checkpoint_size_bytes", "Size of the last checkpoint.")
+CHECKPOINT_SECONDS = Histogram(
+    "zeroq_learner_checkpoint_seconds", "Saving a checkpoint.", buckets=_SECONDS, registry=REGISTRY
+)
+CHECKPOINT_FSYNC_SECONDS = Histogram(
+    "zeroq_learner_checkpoint_fsync_seconds",
+    "All fsync calls of a checkpoint.",
+    buckets=(0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300),
     registry=REGISTRY,
 )
 
-
-class StepLog:
-    """Writes a line for each step. Rank 0 only."""
-
-    def __init__(self, path: Path, *, num_tokens: float = 0) -> None:
-        """Appends to `path`; `num_tokens` trained on before (resume)."""
-        self.path = path
-        self.num_tokens = num_tokens
-
-    def write(
-        self,
-        step: int,
-        version: int,
-        batch: BatchFigures,
-        figures: StepFigures,
-        times: dict[str, float],
-        evaluations: list[EvaluationFigures],
-    ) -> None:
-        """Log step `step` (from 1). `times`: seconds by part (wait, pack, train, publish, step). `evaluations`: those
-        that were completed during the step; `eval/step` says when they were submitted."""
-        tokens = batch.num_prompt_tokens + batch.num_completion_tokens
-        self.num_tokens += tokens
-        rate = figures.num_fed_tokens / max(figures.pack_s + figures.train_s, 1e-9)
-        line = step_record(batch, figures)
-        line |= {
-            "step": step,
-            "version": version,
-            "time": time.time(),
-            "num_tokens": int(self.num_tokens),
-            "step_time": times["step"],
-            **{f"time/{part}_s": seconds for part, seconds in times.items() if part != "step"},
-            "learner_tokens_per_s": rate,
-        }
-        for done in evaluations:
-            line |= evaluation_record(done)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        STEP.set(step)
-        VERSION.set(version)
-        REWARD.set(batch.reward)
-        LOSS.set(figures.loss)
-        GRADIENT_NORM.set(figures.grad_norm)
-        if figures.entropy is not None:
-            ENTROPY.set(figures.entropy)
-        LENGTH.set(batch.mean_length)
-        ZERO_STD.set(batch.frac_reward_zero_std)
-        STALENESS.set(max(batch.staleness, default=0))
-        RATE.set(rate)
-        TOKENS.inc(tokens)
-        GROUPS.inc(len(batch.task_ids))
-        MASKED.inc(batch.num_stale_masked)
-        STEP_SECONDS.observe(times["step"])
-        for part, seconds in times.items():
-            if part != "step":
-                PHASE_SECONDS.labels(part).inc(seconds)
+REGISTRY.register(_TOKEN_STALENESS)
+for _phase in ("wait", "pack", "train", "publish"):
+    PHASE_SECONDS.labels(_phase)
+for _outcome in ("pass", "fail", "timeout", "error"):
+    OUTCOMES.labels(_outcome)
 
 
-def step_record(batch: BatchFigures, figures: StepFigures) -> dict[str, Any]:
-    """The figures of a step under their names in metrics.jsonl. `kl` is there only with a reference policy."""
-    trained = sum(batch.staleness.values())
-    record: dict[str, Any] = {
-        "loss": figures.loss,
-        "reward": batch.reward,
-        "reward_std": batch.reward_std,
-        "frac_reward_zero_std": batch.frac_reward_zero_std,
-        "completions/mean_length": batch.mean_length,
-        "completions/min_length": batch.min_length,
-        "completions/max_length": batch.max_length,
-        "completions/clipped_ratio": batch.clipped_ratio,
-        "entropy": figures.entropy,
-        "clip_ratio/low_mean": figures.clip_low,
-        "clip_ratio/high_mean": figures.clip_high,
-        "grad_norm": figures.grad_norm,
-        "learning_rate": figures.learning_rate,
-        "sampling/importance_sampling_ratio/mean": figures.ratio if figures.importance is None else figures.importance,
-        "sampling/sampling_logp_difference/mean": figures.logp_difference_mean,
-        "sampling/sampling_logp_difference/max": figures.logp_difference_max,
-        "sample/staleness_mean": sum(s * n for s, n in batch.staleness.items()) / max(trained, 1),
-        "sample/staleness_max": max(batch.staleness, default=0),
-        "sample/staleness_histogram": {str(s): n for s, n in batch.staleness.items()},
-        "sample/tokens_masked_stale": batch.num_stale_masked,
-        "sample/queued_s": batch.queued_s,
-        "num_microbatches": figures.num_microbatches,
-    }
-    for name, (mean, std) in batch.rewards.items():
-        record |= {f"rewards/{name}/mean": mean, f"rewards/{name}/std": std}
-    for name, (length, correlation) in batch.reward_lengths.items():
-        record |= {f"rewards/{name}/mean_length": length, f"rewards/{name}/length_correlation": correlation}
-    for source, (reward, length) in batch.by_source.items():
-        record |= {f"reward_by_source/{source}/mean": reward, f"length_by_source/{source}/mean": length}
-    for outcome, count in batch.outcomes.items():
-        record[f"outcomes/{outcome}"] = count
-    if figures.importance is not None:
-        record |= {"ratio/mean": figures.ratio, "sampling/importance_sampling_ratio/cut": figures.importance_cut}
-    if figures.kl is not None:
-        record["kl"] = figures.kl
-    return record
+def begin(step: int, version: int, config: LearnerSection, checkpoint: Path | None) -> None:
+    """Training begins, or goes on from the complete `checkpoint`."""
+    STEP.set(step)
+    VERSION.set(version)
+    MAX_STEPS.set(config.max_steps)
+    STALENESS_LIMIT.set(config.max_staleness)
+    CHECKPOINT_TIME.set(time.time())
+    if checkpoint is not None:
+        _show_checkpoint(json.loads((checkpoint / "manifest.json").read_text()))
 
 
-def evaluation_record(done: EvaluationFigures) -> dict[str, Any]:
-    """An evaluation under its names in metrics.jsonl; also sets the gauges."""
-    if done.pass_at_1 is not None:
-        PASS_AT_1.set(done.pass_at_1)
-    if done.greedy is not None:
-        GREEDY.set(done.greedy)
-    return {
-        "eval/step": done.step,
-        "eval/pass_at_1": done.pass_at_1,
-        "eval/greedy": done.greedy,
-        "eval/mean_length": done.mean_length,
-        "eval/cons_at_k": done.cons_at_k,
-        "eval/truncated": done.truncated,
-        **general_fields(done.general),
-    }
+def checkpoint_saved(manifest: dict[str, Any], seconds: float) -> None:
+    """A checkpoint is complete; `seconds` it took."""
+    CHECKPOINT_SECONDS.observe(seconds)
+    _show_checkpoint(manifest)
+
+
+def _show_checkpoint(manifest: dict[str, Any]) -> None:
+    CHECKPOINT_TIME.set(manifest["time"])
+    CHECKPOINT_STEP.set(manifest["step"])
+    CHECKPOINT_SIZE.set(sum(file["size_bytes"] for file in manifest["files"].values()))

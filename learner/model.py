@@ -7,14 +7,17 @@ head, because only a forward called through the root lets FSDP gather what the r
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from common.config import TrainingSection
 from common.errors import UserError
@@ -43,11 +46,16 @@ class Policy:
         logprobs, beside = self.module(batch, layout, temperature, statistic)
         return logprobs, beside
 
-    def copy_from(self, other: Policy) -> None:
-        """Take over the weights of a policy sharded the same way."""
+    def reshard(self) -> None:
+        """Let go of gathered weights (the root keeps its own after a forward without a backward). Whoever writes
+        weights into the shards does so first: a block that is still gathered would go on with its old ones."""
         for own in self.module.modules():
             if isinstance(own, FSDPModule):
-                own.reshard()  # else a block that is still gathered would go on with its old weights
+                own.reshard()
+
+    def copy_from(self, other: Policy) -> None:
+        """Take over the weights of a policy sharded the same way."""
+        self.reshard()
         with torch.no_grad():
             for target, source in zip(self.module.parameters(), other.module.parameters(), strict=True):
                 _local(target).copy_(_local(source))
@@ -60,19 +68,20 @@ def load_policy(
 
     A policy that is not trainable (the reference) is held in the compute type and without gradients. Without
     `always_shard` a float32 model on one rank stays a plain module: FSDP takes a fifth of a small model's step on a
-    CPU. UserError when the model is missing, is no causal language model, or does something to its logits that our head
-    would leave out.
+    CPU. Of ranks on several machines only rank 0 needs `source`. UserError when the model is missing, is no causal
+    language model, or does something to its logits that our head would leave out.
     """
     compute = _DTYPES[config.dtype]
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32 if trainable else compute, attn_implementation=attention.NAME
-        )
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"model {str(source)!r} cannot be loaded: {reason}") from None
-    assert isinstance(model, PreTrainedModel)
-    _check_supported(model, source)
+    dtype = torch.float32 if trainable else compute
+    weights: dict[str, Any] = {}
+    if not ranks.spread:
+        model = _load(source, dtype)
+    else:
+        own = _load(source, dtype) if ranks.first else None
+        described = ranks.broadcast_text(None if own is None else own.config.to_json_string(use_diff=False))
+        model = _empty(described, dtype) if own is None else own
+        if own is not None:
+            weights = {name: tensor.detach().clone() for name, tensor in own.state_dict().items()}
     model.to(ranks.device)
     model.train(trainable)
     model.requires_grad_(trainable)
@@ -82,7 +91,30 @@ def load_policy(
     model.forward = MethodType(_forward, model)
     if always_shard or ranks.size > 1 or compute != torch.float32:
         shard(model, compute if trainable else torch.float32, ranks)
+    if ranks.spread:
+        options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        set_model_state_dict(model, weights, options=options)
     return Policy(model, vocab_size)
+
+
+def _load(source: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, attn_implementation=attention.NAME)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"model {str(source)!r} cannot be loaded: {reason}") from None
+    assert isinstance(model, PreTrainedModel)
+    _check_supported(model, source)
+    return model
+
+
+def _empty(described: str, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a config.json, to be filled with rank 0's weights."""
+    fields = json.loads(described)
+    config = CONFIG_MAPPING[fields["model_type"]].from_dict(fields)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention.NAME)
+    assert isinstance(model, PreTrainedModel)
+    return model
 
 
 def _check_supported(model: PreTrainedModel, source: str | Path) -> None:

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from common.lifecycle import RunPaths, StopFlag, record_event
 from learner.ranks import Ranks
 
+PHASE_LIMIT_S = {"loading": 3600.0, "tokenising": 3600.0}
+"""How long a phase may be silent, seconds, if not as long as a collective may take: large models, slow volumes."""
+
 
 class Phases:
     """One rank's phases. `phase_seconds`: time spent in each so far, by name."""
@@ -20,6 +23,7 @@ class Phases:
 
     def stopping(self) -> bool:
         """Has any rank been asked to stop? Collective."""
+        self.ranks.beat("between steps")
         return self.ranks.any(bool(self._stop))
 
     @contextmanager
@@ -27,6 +31,7 @@ class Phases:
         """Announce a phase of the run and measure it."""
         if self.ranks.first:
             record_event(self.paths, "phase", name=name)
+        self.ranks.beat(name, PHASE_LIMIT_S.get(name))
         began = time.monotonic()
         try:
             yield

@@ -3,6 +3,9 @@
 Rank 0 alone talks to the broker, so only it knows when there is something to do. The others must neither time out in a
 collective nor wait without a deadline: in `wait_on_first` rank 0 says every few seconds that it still waits.
 One rank runs through the same code, over a process group of one without sockets.
+
+Ranks on several machines (`spread`, learner/node.py) share no files: only rank 0's machine has the run's data, model
+and checkpoints, and what the others need of them comes by broadcast.
 """
 
 from __future__ import annotations
@@ -20,9 +23,12 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from common.config import TrainingSection
 from common.errors import UserError
+from common.health import Health
 
 HEARTBEAT_S = 5.0
-_WAITING, _DONE, _STOP = 0, 1, 2
+PART = "loop"
+"""Of the process's health: ranks have one thread that matters."""
+_SPARE_S = 30.0
 
 
 def rank_of_environment() -> int:
@@ -33,10 +39,14 @@ def rank_of_environment() -> int:
 class Ranks:
     """The learner's process group. Close it (or use it as a context manager) before the process ends."""
 
-    def __init__(self, config: TrainingSection) -> None:
-        """Join the group. UserError when `learner.ranks` and torchrun disagree, or the device is not there."""
+    def __init__(self, config: TrainingSection, health: Health | None = None) -> None:
+        """Join the group; `health` hears of progress. UserError when `learner.ranks` and torchrun disagree, or the
+        device is not there."""
         self.rank = rank_of_environment()
         self.size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.spread = int(os.environ.get("GROUP_WORLD_SIZE", "1")) > 1
+        self.health = health or Health()
+        self._stuck_after_s = config.collective_timeout_s + _SPARE_S
         if self.size != config.ranks:
             raise UserError(
                 f"learner.ranks is {config.ranks} but {self.size} process(es) were started; "
@@ -110,26 +120,39 @@ class Ranks:
         dist.broadcast(values, 0)
         return values
 
+    def broadcast_text(self, text: str | None) -> str:
+        """Rank 0's text, on all ranks; what the others pass is not looked at."""
+        own = torch.frombuffer(bytearray((text or "").encode() + b"\0"), dtype=torch.uint8) if self.first else None
+        data = self.broadcast(None if own is None else own.to(torch.int64))
+        return bytes(data.to(torch.uint8).tolist())[:-1].decode()
+
+    def beat(self, doing: str, limit_s: float | None = None) -> None:
+        """Tell the probes that this rank gets on. It is stuck once it has done the same for `limit_s` seconds: by
+        default a little longer than a collective may take, which the process group ends by itself if it can."""
+        self.health.beat(PART, doing, self._stuck_after_s if limit_s is None else limit_s)
+
     def barrier(self) -> None:
         """Wait until all ranks are here (at most `collective_timeout_s`)."""
         self.sum(torch.zeros(1))
 
     def wait_on_first(self, poll: Callable[[float], bool], stopped: Callable[[], bool]) -> bool:
-        """Run `poll(seconds)` on rank 0 until it returns True; the other ranks wait. False when a stop was asked for.
+        """Run `poll(seconds)` on rank 0 until it returns True; the other ranks wait. False once any rank shall stop.
 
         `poll` waits at most the seconds given, then says whether it is done. Deadlines are poll's own matter: it
         raises, rank 0 ends, and with it the pool.
         """
         while True:
-            state = torch.tensor([_WAITING])
+            done, stop = False, stopped()
             if self.first:
                 beat = time.monotonic() + HEARTBEAT_S
-                while int(state) == _WAITING and (left := beat - time.monotonic()) > 0:
-                    if stopped():
-                        state[0] = _STOP
-                    elif poll(min(left, 0.5)):
-                        state[0] = _DONE
-            if self.size > 1:
-                dist.broadcast(state, 0)
-            if int(state) != _WAITING:
-                return int(state) == _DONE
+                while not (done or stop) and (left := beat - time.monotonic()) > 0:
+                    self.beat("waiting for groups or evaluations")
+                    done = poll(min(left, 0.5))
+                    stop = stopped()
+            else:
+                self.beat("waiting for rank 0")
+            any_done, any_stop = self.sum(torch.tensor([int(done), int(stop)])).tolist()
+            if any_stop:
+                return False
+            if any_done:
+                return True

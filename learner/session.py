@@ -10,7 +10,9 @@ publish is under way; `finish_publish` waits for it, and everything that speaks 
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from typing import Any, Protocol
@@ -20,6 +22,8 @@ from torch import Tensor
 from common.cli import Process
 from common.client import BrokerClient
 from common.errors import RunFailure
+from common.introduction import introduce
+from common.keys import Keys
 from common.lifecycle import record_event, wait_for_endpoint
 from common.messages import Ack, Publish, Release, StatusReport
 from learner.batch import TakenGroup
@@ -27,6 +31,8 @@ from learner.checkpoint import TrainingState
 from learner.evaluation import EvaluationDesk, EvaluationFigures, event_fields
 from learner.feed import REPLY_TIMEOUT_S, ProblemFile, TaskFeed
 from learner.intake import GroupIntake, get_status
+from learner.metrics import STARVED_SECONDS
+from learner.weights.metrics import PHASE_SECONDS as WEIGHTS_PHASE_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -57,18 +63,21 @@ class BrokerSession:
         """Say hello to the broker as the learner of `version`; RunFailure when it is not there in time."""
         config, self.paths = process.config, process.paths
         self.config, self.publisher = config, publisher
-        endpoint = wait_for_endpoint(process.paths, "learner")
+        endpoint = wait_for_endpoint(process.paths, "learner", broker=config.broker)
         self.client = BrokerClient(
             endpoint,
             "learner",
             process.name,
+            keys=Keys.for_process(config, process.paths, "learner"),
             vocab_size=vocab_size,
             version=version,
             weights_endpoint=publisher.endpoint,
         )
-        self.client.hello()
+        introduce(process, self.client)
         data = process.paths.root / "data"
         idle_limit_s = config.actor.startup_timeout_s + config.broker.generate_lease_s
+        if config.broker.address is not None:  # on a cluster others start actors, and alerts tell when there are none
+            idle_limit_s = math.inf
         self.feed = TaskFeed(
             self.client,
             config,
@@ -103,7 +112,11 @@ class BrokerSession:
         if self._publishing is not None and (self._publishing.done() or self.config.learner.staleness_policy == "pace"):
             self.finish_publish()
         self.poll_evaluations(0.0)
-        return self.intake.poll(self.config.learner.groups_per_step, version, wait_s)
+        began = time.monotonic()
+        try:
+            return self.intake.poll(self.config.learner.groups_per_step, version, wait_s)
+        finally:
+            STARVED_SECONDS.inc(time.monotonic() - began)
 
     def poll_evaluations(self, wait_s: float) -> bool:
         """Collect evaluations; True when none is under way any more."""
@@ -130,10 +143,12 @@ class BrokerSession:
         def send() -> None:
             try:
                 self.publisher.send(staged)
+                began = time.monotonic()
                 status = self._announce(version)
                 if trained:
                     self.release(trained)
                     self.top_up()
+                WEIGHTS_PHASE_SECONDS.labels("announce").observe(time.monotonic() - began)
                 future.set_result(status)
             except BaseException as error:  # whatever it is, the learner's own thread must learn of it
                 future.set_exception(error)
@@ -176,5 +191,12 @@ def weight_publisher(process: Process) -> Publisher:
     """The real publisher, over the run's weight backend."""
     from learner.weights import WeightPublisher
 
-    publisher: Publisher = WeightPublisher(process.config, host=process.config.weights.host)
+    weights = process.config.weights
+    publisher: Publisher = WeightPublisher(
+        process.config,
+        host=weights.host,
+        port=weights.port,
+        address=weights.address,
+        keys=Keys.for_process(process.config, process.paths, "learner"),
+    )
     return publisher

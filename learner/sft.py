@@ -108,6 +108,7 @@ class SupervisedTrainer:
         total = int(batch.completion_lengths_N.sum())
         sums = torch.zeros(2, dtype=torch.float64)
         for part in plan[self.ranks.rank]:
+            self.ranks.beat("fine-tuning")
             logprobs_T, correct_T = self.policy.logprobs(pack(batch, part, self.ranks.device), statistic="correct")
             loss = -logprobs_T.sum() / total
             if train:
@@ -216,6 +217,24 @@ class ColdStartFigures:
 def read_examples(path: Path, tokenizer: Any) -> Examples:
     """(prompt ids, response ids with the end token) for each line {"prompt", "response"}; UserError for a bad line."""
     return Encoder(tokenizer, path).encode(list(read_pairs(CorpusFile(path=str(path)))))
+
+
+def share_examples(examples: Examples | None, ranks: Ranks) -> Examples:
+    """Rank 0's examples on all ranks; the others pass None."""
+    if ranks.size == 1:
+        assert examples is not None
+        return examples
+    lengths = flat = None
+    if examples is not None:
+        lengths = torch.tensor([[len(prompt), len(response)] for prompt, response in examples]).reshape(-1, 2)
+        flat = torch.tensor([token for prompt, response in examples for token in (*prompt, *response)])
+    lengths_N2, tokens_S = ranks.broadcast(lengths).tolist(), ranks.broadcast(flat).tolist()
+    shared, position = [], 0
+    for num_prompt, num_response in lengths_N2:
+        middle, end = position + num_prompt, position + num_prompt + num_response
+        shared.append((tokens_S[position:middle], tokens_S[middle:end]))
+        position = end
+    return shared
 
 
 def cold_start(

@@ -41,7 +41,8 @@ _RECENT = 20
 
 def run(process: Process[SftConfig]) -> None:
     """Train until the data or the steps are through, or a request to stop; RunFailure when training fails."""
-    with Ranks(process.config.learner) as ranks:
+    with Ranks(process.config.learner, process.health) as ranks:
+        process.health.ready()  # nobody depends on a job
         job = SupervisedJob(process, ranks)
         try:
             job.run()

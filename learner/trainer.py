@@ -12,13 +12,14 @@ from torch import Tensor
 
 from common.config import RunConfig
 from learner.batch import TrainingBatch
+from learner.flops import ModelFlops
 from learner.loss import STATS, LossConfig, policy_loss
 from learner.model import Policy, load_policy
 from learner.optimizer import Optimizer, learning_rate
 from learner.packing import MicroBatch, Sequences, pack, plan_batch
 from learner.ranks import Ranks
 
-_SUMS = (*STATS, "entropy", "objective", "logp_difference", "num_fed_tokens")
+_SUMS = (*STATS, "entropy", "objective", "logp_difference", "num_fed_tokens", "sampler_kl", "flops")
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,10 @@ class StepFigures:
     num_microbatches: int
     pack_s: float
     train_s: float
+    sampler_kl: float | None = None
+    """k3 estimate of KL(sampler || learner), nats: exp(x) - 1 - x, x = learner's - sampler's log-probability."""
+    flops: float = 0.0
+    """Floating-point operations that the model needs for this step (learner/flops.py), all ranks."""
 
 
 class Trainer:
@@ -64,6 +69,7 @@ class Trainer:
         self._proximal_is_set = False
         if learner.loss.proximal == "recompute" and learner.steps_per_publish > 1:
             self.proximal = load_policy(source, learner, ranks, trainable=False, always_shard=False)
+        self._flops = ModelFlops.of(self.policy.module)
         self.loss_config = LossConfig(**learner.loss.model_dump(exclude={"proximal"}))
         self.optimizer = Optimizer(
             self.policy.module,
@@ -108,10 +114,12 @@ class Trainer:
         num_tokens, num_sequences = batch.num_tokens, len(batch.sequences)
         totals = torch.zeros(len(_SUMS), dtype=torch.float64)
         largest_R = torch.zeros(self.ranks.size, dtype=torch.float64)  # one place for each rank, so that a sum serves
-        for microbatch in microbatches:
+        for number, microbatch in enumerate(microbatches):
+            self.ranks.beat(f"step {step + 1}, micro-batch {number + 1} of {len(microbatches)}")
             sums, largest = self._accumulate(batch, microbatch, num_sequences, num_tokens)
             totals += sums
             largest_R[self.ranks.rank] = max(float(largest_R[self.ranks.rank]), largest)
+        self.ranks.beat(f"step {step + 1}, summing up")
         summed = self.ranks.sum(torch.cat([totals, largest_R])).tolist()
         stats = dict(zip(_SUMS, summed, strict=False))
         rate = learning_rate(
@@ -146,6 +154,8 @@ class Trainer:
             num_microbatches=len(microbatches),
             pack_s=packed - began,
             train_s=time.perf_counter() - packed,
+            sampler_kl=mean("sampler_kl"),
+            flops=stats["flops"],
         )
 
     def _with_gradient(self, batch: TrainingBatch) -> list[int]:
@@ -193,8 +203,15 @@ class Trainer:
         )
         loss.backward()  # type: ignore[no-untyped-call]
         entropy = torch.where(mask_T, entropy_T, 0.0).sum()
-        difference_T = torch.where(mask_T, (logprobs_T.detach() - behavior_T).abs(), 0.0)
+        signed_T = torch.where(mask_T, logprobs_T.detach() - behavior_T, 0.0)
+        difference_T = signed_T.abs()
         largest = float(difference_T.max()) if len(difference_T) else 0.0
-        fed = loss.new_tensor(float(microbatch.token_ids_S.numel() if microbatch.sequences else 0))
-        sums = [*(stats[name] for name in STATS), entropy, loss.detach(), difference_T.sum(), fed]
+        sampler_kl = (torch.expm1(signed_T) - signed_T).sum()
+        num_fed = microbatch.token_ids_S.numel() if microbatch.sequences else 0
+        num_others = sum(policy is not None for policy in (self.reference, self.proximal))
+        flops = self._flops.training(
+            num_fed, len(microbatch.targets_T), microbatch.lengths, num_other_policies=num_others
+        )
+        counts = [loss.new_tensor(float(num_fed)), sampler_kl, loss.new_tensor(flops if num_fed else 0.0)]
+        sums = [*(stats[name] for name in STATS), entropy, loss.detach(), difference_T.sum(), *counts]
         return torch.stack(sums).double().cpu(), largest

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
+from hypothesis import settings
 
 _scratch = pytest.StashKey[str]()
+
+settings.register_profile("zeroq", deadline=None)  # how long an example takes is the machine's affair
+settings.load_profile("zeroq")
 
 
 def pytest_configure(config: pytest.Config) -> None:

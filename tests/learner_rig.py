@@ -20,11 +20,11 @@ import torch
 
 from common import messages as m
 from common.cli import Process
-from common.client import BrokerClient
 from common.config import RunConfig, dump_config
 from common.lifecycle import RunPaths, StopFlag, wait_for_endpoint
 from learner.batch import TakenGroup
 from recipes.tiny_model import create_tiny_model
+from tests.wire_keys import connect
 
 ROOT = Path(__file__).parents[1]
 VOCABULARY = 64
@@ -192,7 +192,7 @@ class River:
 
     def _actor(self) -> None:
         version = 0
-        with BrokerClient(wait_for_endpoint(self.paths, "actor"), "actor", "river-actor") as client:
+        with connect(self.paths, "actor", "river-actor") as client:
             while not self._stop.is_set() and client.hello().weights_endpoint is None:
                 self._stop.wait(0.05)
             version = client.hello().version
@@ -225,7 +225,7 @@ class River:
                 version = client.hello().version
 
     def _evaluator(self) -> None:
-        with BrokerClient(wait_for_endpoint(self.paths, "evaluator"), "evaluator", "river-evaluator") as client:
+        with connect(self.paths, "evaluator", "river-evaluator") as client:
             client.hello()
             while not self._stop.is_set():
                 reply = client.request(m.LeaseWork(kind="grade", wait_s=0.2))

@@ -14,20 +14,11 @@ from collections.abc import Awaitable
 from dataclasses import asdict
 from typing import Any
 
-from prometheus_client import Histogram
-
+from actor.weights import metrics
 from actor.weights.update import Connect, Update
 from common.errors import RunFailure, ZeroqError
-from common.metrics import REGISTRY
 
 log = logging.getLogger(__name__)
-
-PAUSE_SECONDS = Histogram(
-    "zeroq_weights_pause_seconds",
-    "How long sampling stood still for an update",
-    registry=REGISTRY,
-    buckets=(0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
-)
 
 
 class LoadFailed(ZeroqError):
@@ -58,7 +49,9 @@ class Loader:
         """Stop sampling, keeping requests and their cache."""
         if self._paused_at is None:
             began = time.monotonic()
-            await self._in_time(self._llm.pause_generation(mode="keep", clear_cache=False), "pause")
+            # AsyncLLM.pause_generation is this and a sleep of 20 ms, so that outputs of before come first; ours carry
+            # their versions. In a small model's step those 20 ms are a twentieth.
+            await self._in_time(self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False), "pause")
             self._paused_at = began
 
     async def connect(self, connect: Connect) -> None:
@@ -87,7 +80,7 @@ class Loader:
         await self._in_time(self._llm.resume_generation(), "resume")
         pause_s = time.monotonic() - self._paused_at
         self._paused_at = None
-        PAUSE_SECONDS.observe(pause_s)
+        metrics.PAUSE_SECONDS.observe(pause_s)
         return pause_s
 
     async def label(self, version: int) -> None:

@@ -20,15 +20,18 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from prometheus_client import Gauge
 
+from actor.weights import metrics
+from actor.weights.backends import make_transport
 from actor.weights.loader import Loader, LoadFailed
 from actor.weights.pull import PullInProgress
-from actor.weights.transport import Transfer, TransferFailed, Transport, to_its_end
+from actor.weights.transport import Transfer, TransferFailed, to_its_end
 from actor.weights.update import Update
 from common.client import configure_socket, send_frames
 from common.config import RunConfig
-from common.errors import RunFailure, WireError
+from common.curve import Dialler
+from common.errors import RunFailure, UserError, WireError
+from common.keys import Keys
 from common.messages import (
     Abort,
     Applied,
@@ -45,7 +48,6 @@ from common.messages import (
     Refused,
     Snapshot,
 )
-from common.metrics import REGISTRY
 from common.weights import Layout
 from common.wire import Envelope, decode, encode
 
@@ -62,8 +64,6 @@ that reconnects by itself (heartbeats missed on a stalled machine) may come back
 publisher has let that go, and is then never heard again, without an error on either side."""
 _MAX_BAD_PULLS = 3
 
-VERSION = Gauge("zeroq_weights_version", "Version this actor samples from", registry=REGISTRY)
-
 
 class WeightReceiver:
     """Keeps one AsyncLLM at the newest version. `version` is None until there is one (and while weights are torn)."""
@@ -77,16 +77,21 @@ class WeightReceiver:
         name: str,
         incarnation: str,
         on_version: Callable[[int], None],
+        model: str | None = None,
+        keys: Keys | None = None,
     ) -> None:
+        """`model`: the set of model files that the engine was started with, if they came from the learner."""
         self.version: int | None = None
         self._highest: int | None = None
         self._endpoint = endpoint
+        self._dialler = Dialler(endpoint, "learner", keys, client="actor")
         self._name = name
         self._incarnation = incarnation
         self._on_version = on_version
+        self._model = model
         # Room for an update of the largest models, and for nccl's receive, which has the transfer's own deadline.
         self._loader = Loader(llm, timeout_s=2 * config.weights.transfer_timeout_s)
-        self._transport = _transport(config, self._loader)
+        self._transport = make_transport(config, self._loader)
         self._socket: zmq.asyncio.Socket | None = None
         self._pull: PullInProgress | None = None
         self._pull_everything = False  # left out of an epoch: what we have may be anything
@@ -104,7 +109,8 @@ class WeightReceiver:
         """Join and follow the learner until cancelled.
 
         Consumes messages of the publisher; waits for them and for its own receive; asks every half second when idle.
-        Raises RunFailure when going on is pointless (vLLM hangs or refuses the weights, versions go back).
+        Raises RunFailure when going on is pointless (vLLM hangs or refuses the weights, versions go back), UserError
+        when the learner does not let this actor in.
         """
         if self._endpoint == STATIC:
             await self._loader.label(0)
@@ -131,16 +137,20 @@ class WeightReceiver:
         self._socket = zmq.asyncio.Context.instance().socket(zmq.DEALER)
         configure_socket(self._socket)  # type: ignore[arg-type]
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
+        self._dialler.attach(self._socket)
         self._socket.connect(self._endpoint)
         self._heard_at = time.monotonic()
 
     def _close(self, *, linger_ms: int) -> None:
         assert self._socket is not None
+        self._dialler.detach()
         self._socket.close(linger=linger_ms)
         self._socket = None
 
     async def _reconnect(self) -> None:
         """Join anew over another socket. What was under way is void: the publisher has lost this member, or will."""
+        if self._dialler.suspicion is not None:
+            raise UserError(self._dialler.suspicion)
         log.warning("weights: no word from the publisher for %.0f s; joining over a new connection", SILENCE_S)
         await self._stop_receiving()
         self._drop_pull()
@@ -155,6 +165,8 @@ class WeightReceiver:
         assert self._socket is not None
         if self._receiving is not None and self._receiving.done():
             self._receiving.result()
+        if (refusal := self._dialler.refused()) is not None:
+            raise UserError(refusal)
         if not await self._socket.poll(int(ASK_EVERY_S * 1000)):
             return None
         frames = await self._socket.recv_multipart()
@@ -219,11 +231,21 @@ class WeightReceiver:
         assert self._socket is not None
         send_frames(self._socket, encode(header))  # type: ignore[arg-type]
 
+    def _check_model(self, model: str | None) -> None:
+        """RunFailure for weights of another model than the engine was started for: they might even fit, and then be
+        sampled from with the wrong tokenizer."""
+        if self._model is not None and model != self._model:
+            raise RunFailure(
+                f"{self._name}: the learner trains another model now than the one that this actor was started for; "
+                "it must be restarted"
+            )
+
     # -------------------------------------------------------------- pull
 
     async def _on_snapshot(self, envelope: Envelope) -> None:
         header = envelope.header
         assert isinstance(header, Snapshot)
+        self._check_model(header.model)
         if self._highest is not None and header.version < self._highest:
             raise RunFailure(
                 f"learner serves version {header.version}, this actor has sampled from {self._highest}: "
@@ -241,6 +263,7 @@ class WeightReceiver:
         except WireError as error:
             self._drop_pull()
             self._bad_pulls += 1
+            metrics.UPDATE_FAILURES.labels("pull").inc()
             log.warning("weights: pull refused: %s", error)
             if self._bad_pulls >= _MAX_BAD_PULLS:
                 raise RunFailure(f"weights: {self._bad_pulls} pulls in a row were bad; the last: {error}") from error
@@ -251,10 +274,13 @@ class WeightReceiver:
         try:
             pause_s = await to_its_end(self._loader.load(pull.version, update))
         except LoadFailed as error:
+            metrics.UPDATE_FAILURES.labels("load").inc()
             raise RunFailure(f"version {pull.version}: {error}") from error
         finally:
             self._drop_pull()
         self._bad_pulls = 0
+        metrics.UPDATES.labels("pull").inc()
+        metrics.RECEIVED_BYTES.labels("pull").inc(pull.layout.total_bytes)
         await self._applied(pull.version, pause_s)
 
     def _drop_pull(self) -> None:
@@ -267,6 +293,7 @@ class WeightReceiver:
     async def _on_propose(self, envelope: Envelope) -> None:
         propose = envelope.header
         assert isinstance(propose, Propose)
+        self._check_model(propose.model)
         if self._highest is not None and propose.version <= self._highest:
             log.warning("weights: version %d proposed after %d; not taking part", propose.version, self._highest)
             return
@@ -308,10 +335,14 @@ class WeightReceiver:
         except (TransferFailed, LoadFailed) as error:
             log.warning("weights: version %d did not come: %s", begin.version, error)
             report = report.model_copy(update={"reason": str(error)[:500]})
+            metrics.UPDATE_FAILURES.labels("transfer").inc()
         else:
             report = report.model_copy(update={"ok": True, "digest": digest})
+            metrics.RECEIVED_BYTES.labels("broadcast").inc(begin.total_bytes)
             if digest == begin.digest:
                 self._staged = transfer
+            else:
+                metrics.UPDATE_FAILURES.labels("digest").inc()
         if self._loader.paused:  # nccl: the model holds what is not committed, or a mixture
             self.version = None
         self._report = report
@@ -329,7 +360,9 @@ class WeightReceiver:
             log.error("weights: version %d: %s; sampling stands still until a pull repairs it", commit.version, error)
             self.version = None
             self._pull_everything = True
+            metrics.UPDATE_FAILURES.labels("load").inc()
             return
+        metrics.UPDATES.labels("broadcast").inc()
         await self._applied(commit.version, pause_s)
 
     async def _stop_receiving(self) -> None:
@@ -352,21 +385,4 @@ class WeightReceiver:
 
     def _now_at(self, version: int) -> None:
         self.version = self._highest = version
-        VERSION.set(version)
         self._on_version(version)
-
-
-def _transport(config: RunConfig, loader: Loader) -> Transport:
-    match config.weights.backend:
-        case "gloo":
-            from actor.weights.gloo import GlooTransport
-
-            return GlooTransport(loader)
-        case "ipc":
-            from actor.weights.ipc import IpcTransport
-
-            return IpcTransport(loader)
-        case "nccl":
-            from actor.weights.nccl import NcclTransport
-
-            return NcclTransport(loader)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from common.config_file import Section
+from common.config_file import Section, on_off
 
 
 class SecuritySection(Section):
     """CurveZMQ on every socket that carries zeroq's messages."""
 
-    mode: Literal["curve", "off"] = Field("curve", description="off: plaintext, on one trusted machine only.")
+    mode: Annotated[Literal["curve", "off"], BeforeValidator(on_off)] = Field(
+        "curve", description="off: plaintext, on one trusted machine only."
+    )
     keys: str | None = Field(
         None,
         description="Folder with this process's keys (zeroq keygen); null: each run makes its own in its directory.",
@@ -43,15 +45,26 @@ class ScaleLimits(Section):
 
 
 class AutoscalerSection(Section):
-    """How many evaluators and actors there should be (docs/kubernetes.md)."""
+    """How many evaluators and actors there should be (docs/autoscaling.md)."""
 
+    enabled: bool = Field(
+        False,
+        description="Local runs: adjust the number of evaluators while the run goes on. `zeroq autoscaler` needs no "
+        "permission.",
+    )
     every_s: float = Field(5.0, gt=0, description="Seconds between two decisions.")
     dry_run: bool = Field(False, description="Decide and report, change nothing.")
     grading_target_s: float = Field(
-        10.0, gt=0, description="Evaluators: backlog times service time, over their number, is kept below this."
+        10.0, gt=0, description="Evaluators: as many as work off what waits for grading within so many seconds."
     )
     starved_ratio: float = Field(
-        0.1, ge=0, le=1, description="Actors: one more while the learner waits for groups longer than this share."
+        0.1, ge=0, le=1, description="Actors: one more while the learner waits for them for a larger share of time."
+    )
+    drain_s: float = Field(
+        60.0,
+        ge=0,
+        le=3000,
+        description="A process that is to go gets no new work, and so long to finish what it has.",
     )
     evaluators: ScaleLimits = ScaleLimits()
     actors: ScaleLimits = ScaleLimits(scale_up_after_s=30.0, scale_down_after_s=300.0, max_step=1)

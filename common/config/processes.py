@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from common.config_file import Section
+from common.config_file import Section, on_off
 
 
 class BrokerSection(Section):
@@ -47,6 +47,11 @@ class ActorSection(Section):
     max_model_len: int | None = Field(None, ge=16)
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     kv_cache_gib: float = Field(1.0, gt=0, description="Key-value cache on CPUs.")
+    kv_block_tokens: Literal[16, 32, 64, 128] = Field(
+        32,
+        description="Tokens in a block of the cache on CPUs. A group computes the whole blocks of its prompt once; 16 "
+        "is for prompts of fewer than 32 tokens, with a slower kernel for attention.",
+    )
     cpu_threads: str | None = Field(
         None, description="Cores for vLLM on CPUs, such as '0' or '0-3'; null: its default."
     )
@@ -66,7 +71,7 @@ class EvaluatorSection(Section):
     replicas: int = Field(1, ge=1)
     max_concurrent_groups: int = Field(4, ge=1)
     max_restarts: int = Field(3, ge=0)
-    code: Literal["auto", "on", "off"] = Field(
+    code: Annotated[Literal["auto", "on", "off"], BeforeValidator(on_off)] = Field(
         "auto", description="The sandbox for programs: on from the start, when the first program comes, or never."
     )
     sandbox_tier: Literal[1, 2, 3] = Field(

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
+from evaluator import metrics
 from evaluator.sandbox import InfraError
 from evaluator.sandbox.compare import values_match
 from evaluator.sandbox.inside import frames, values
@@ -156,6 +157,8 @@ class _Session:
     def answer(self, stream: socket.socket, max_bytes: int = MAX_SMALL_BYTES) -> dict[str, Any]:
         """The next frame on `stream` within the time of a test; _Stopped for a limit or the end of the stream."""
         why, deadline = self.watch.await_within(stream.fileno(), time.monotonic(), self.limits.time_s)
+        if why != "other":
+            metrics.PROGRAMS_KILLED.labels(why).inc()
         if why == "memory":
             raise _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
         if why == "time":
@@ -163,6 +166,7 @@ class _Session:
         try:
             header, _ = frames.receive(stream, max_bytes, max(deadline, time.monotonic() + _LEAST_READ_S))
         except TimeoutError:
+            metrics.PROGRAMS_KILLED.labels("time").inc()
             raise _Stopped("timeout", f"over the time limit of {self.limits.time_s:g} s") from None
         except frames.TooLarge as error:
             raise _Stopped("fail", f"its answer is too long: {error}") from None
@@ -177,6 +181,7 @@ class _Session:
         if self.cell.orphaned:
             raise InfraError("the zygote died")
         if out_of_memory or self.cell.out_of_memory():
+            metrics.PROGRAMS_KILLED.labels("memory").inc()
             return _Stopped("error", f"over the memory limit of {self.limits.memory_mb} MiB")
         last = self.watch.stderr.text().strip().rpartition("\n")[2]
         return _Stopped("error", f"the program ended before the test did ({last or why})")

@@ -47,6 +47,7 @@ class CodeGrader:
             self._toolbox.close()
             self.jail.close()
             raise
+        metrics.SANDBOX_TIER.set(self.capabilities.tier)
         self._toolbox.attach(self.jail)
         self._judges = Judges(self.jail)
         self.jail.verify = lambda: require(self.jail, tier)
@@ -90,6 +91,7 @@ class CodeGrader:
         assert result is not None
         metrics.PROGRAMS.labels(job.language, result.verdict).inc()
         metrics.PROGRAM_CPU_SECONDS.labels(job.language).inc(result.cpu_s)
+        metrics.PROGRAM_SECONDS.labels(job.language).observe(result.wall_s)
         return result
 
     def compile_only(self, job: CodeJob) -> float:
@@ -98,6 +100,7 @@ class CodeGrader:
 
     def close(self) -> None:
         """End every process. What is being graded ends as infra_error; what waits is cancelled."""
+        metrics.SANDBOX_TIER.set(0)
         self._threads.shutdown(wait=False, cancel_futures=True)
         self.jail.close()
         self._threads.shutdown(wait=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from evaluator import metrics
 from evaluator.sandbox import InfraError
 from evaluator.sandbox.jail import Cell
 
@@ -205,6 +206,8 @@ def run(
     exit_code = None if reply is None else int(reply["exit"])
     if limit is None and exit_code == -signal.SIGXCPU:
         limit = "time"
+    if limit is not None:
+        metrics.PROGRAMS_KILLED.labels(limit).inc()
     return Outcome(
         exit_code,
         limit,

@@ -45,7 +45,8 @@ _RECENT = 20
 
 def run(process: Process[RewardModelConfig]) -> None:
     """Train until the data or the steps are through, or a request to stop; RunFailure when training fails."""
-    with Ranks(process.config.learner) as ranks:
+    with Ranks(process.config.learner, process.health) as ranks:
+        process.health.ready()  # nobody depends on a job
         job = RewardModelJob(process, ranks)
         try:
             job.run()

@@ -1,6 +1,7 @@
 """The control socket: a ROUTER that actors talk to, owned by one background thread.
 
     actors --Join Pull Ready Received Applied Leave--> [ROUTER] --> Epochs.handle --> actions --> [ROUTER] --> actors
+    actors without a model --PullFiles--> [ROUTER] --ModelFiles--> them           (files.py)
     publish() --Requested--> inbox -->                                            \\--> broadcast thread --> inbox
 
 Because the thread is its own, actors join and pull at any time, also while the learner trains.
@@ -19,21 +20,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import zmq
+from prometheus_client import Counter
 
 from common.client import configure_socket, send_frames
-from common.errors import RunFailure, WireError
-from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull, Ready, Received
+from common.curve import CAUSES, Cause, Gate
+from common.errors import RunFailure, UserError, WireError
+from common.keys import Keys
+from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull, PullFiles, Ready, Received, Refused
 from common.messages import Begin as BeginMessage
 from common.messages import Snapshot as SnapshotMessage
+from common.metrics import REGISTRY
 from common.wire import Array, decode, encode
-from learner.weights import events
+from learner.weights import events, metrics
+from learner.weights.chronicle import members_by_state
 from learner.weights.epochs import Epochs
+from learner.weights.files import ServedFiles
 from learner.weights.transport import Channel, Snapshot, Staged, TransferFailed, Transport
 
 log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 _MAX_REQUEST_BYTES = 1 << 20
+AUTH_FAILURES = Counter(
+    "zeroq_weights_auth_failures", "Connections that the weights socket refused.", ["cause"], registry=REGISTRY
+)
+for _cause in CAUSES:
+    AUTH_FAILURES.labels(_cause)  # there from the start: a rate needs a zero to begin at
 _SPARE_S = 10.0
 """publish() waits this much longer than the state machine's own bound before it believes the thread dead."""
 
@@ -47,14 +59,24 @@ class _Pulling:
 
 
 class ControlServer:
-    """Shell of `Epochs`. `endpoint` is what actors connect to."""
+    """Shell of `Epochs`. `endpoint` is what actors connect to; without `keys` anybody may, in plaintext."""
 
     def __init__(
-        self, epochs: Epochs, transport: Transport, *, host: str, port: int, prefix: str, transfer_timeout_s: float
+        self,
+        epochs: Epochs,
+        transport: Transport,
+        *,
+        host: str,
+        port: int,
+        prefix: str,
+        transfer_timeout_s: float,
+        files: ServedFiles | None = None,
+        keys: Keys | None = None,
     ) -> None:
         self._epochs = epochs
         self._transport = transport
         self._prefix = prefix
+        self._files = files
         self._transfer_timeout_s = transfer_timeout_s
         self._inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._staged: Staged | None = None  # being published
@@ -64,14 +86,23 @@ class ControlServer:
         self._finished: Future[events.Finished] | None = None
         self._failure: BaseException | None = None
         self._stop = threading.Event()
-        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._context = context
+        self._gate = None if keys is None else Gate(context, keys, lambda _, cause: _count(cause))
         self._router = context.socket(zmq.ROUTER)
         configure_socket(self._router)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self._router.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
-        bound = self._router.bind_to_random_port(f"tcp://{host}") if port == 0 else port
-        if port != 0:
-            self._router.bind(f"tcp://{host}:{port}")
+        if self._gate is not None:
+            self._gate.guard(self._router, "weights", "actor")
+        try:
+            self._router.bind(f"tcp://{f'[{host}]' if ':' in host else host}:{port or '*'}")
+        except zmq.ZMQError as error:
+            if self._gate is not None:
+                self._gate.close()
+            context.destroy(0)
+            raise UserError(f"weights.host={host}, weights.port={port}: cannot listen there ({error})") from None
+        bound = self._router.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2]
         self.endpoint = f"tcp://{host}:{bound}"
         wake = f"inproc://weights-{uuid.uuid4().hex}"
         self._wake_receive = context.socket(zmq.PULL)
@@ -107,7 +138,9 @@ class ControlServer:
         self._wake()
         self._thread.join(timeout=5)
         with self._wake_lock:
-            self._wake_send.close()
+            self._wake_send.close(0)
+        if not self._thread.is_alive():
+            self._context.destroy(0)
 
     # -------------------------------------------------------------- the thread
 
@@ -116,30 +149,45 @@ class ControlServer:
         poller = zmq.Poller()
         poller.register(self._router, zmq.POLLIN)
         poller.register(self._wake_receive, zmq.POLLIN)
+        if self._gate is not None:
+            poller.register(self._gate.socket, zmq.POLLIN)
         try:
             while not self._stop.is_set():
                 poller.poll(_POLL_MS)
+                if self._gate is not None:
+                    self._gate.serve()
                 self._drain_wakeups()
                 while not self._inbox.empty():
                     self._handle(self._inbox.get())
                 self._receive()
                 self._handle(events.Tick())
                 self._forget_old_pulls()
+                versions = [peer.version for peer in self._epochs.peers.values()]
+                metrics.set_members(members_by_state(versions, self._epochs.latest))
         except BaseException as error:
             self._failure = error
             raise
         finally:
+            if self._gate is not None:
+                self._gate.close()
             self._router.close()
             self._wake_receive.close()
 
     def _receive(self) -> None:
         for _ in range(256):  # then look at the clock again
             try:
-                peer, *frames = self._router.recv_multipart(zmq.NOBLOCK)
+                first = self._router.recv(zmq.NOBLOCK, copy=False)
+                frames = self._router.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            if self._gate is not None and not self._gate.admits("weights", first):
+                continue
+            peer = first.bytes
             try:
                 header = decode(frames, max_total_bytes=_MAX_REQUEST_BYTES).header
+                if isinstance(header, PullFiles):
+                    self._serve_files(peer, header)
+                    continue
                 event = _event(peer, header)
             except WireError as error:
                 log.warning("weights: message refused: %s", error)
@@ -237,14 +285,25 @@ class ControlServer:
             offset=start,
             total_bytes=snapshot.layout.total_bytes,
             digest=snapshot.digest,
+            model=self._files.digest if self._files else None,
             request_id=pull.request_id,
         )
         frames: dict[str, Array | bytes] = {"chunk": np.ascontiguousarray(chunk)}
         if start == 0:
             frames["manifest"] = snapshot.layout.manifest()
-        self._send(peer, header, frames)
+        if self._send(peer, header, frames):
+            metrics.SENT_BYTES.labels("pull").inc(len(chunk))
         if start + len(chunk) >= snapshot.layout.total_bytes:
             del self._pulling[peer]
+
+    def _serve_files(self, peer: bytes, pull: PullFiles) -> None:
+        """Answer with a chunk of the model's files: no affair of membership, any peer may ask."""
+        if self._files is None:
+            detail = "its actors have the model (actor.model_from=disk); learner and actors need the same configuration"
+            self._send(peer, Refused(code="invalid", detail=detail, request_id=pull.request_id), {})
+            return
+        header, chunk = self._files.answer(pull)
+        self._send(peer, header, {"chunk": chunk})
 
     def _forget_old_pulls(self) -> None:
         oldest = time.monotonic() - 60.0
@@ -265,6 +324,10 @@ class ControlServer:
         with contextlib.suppress(zmq.Again):
             while True:
                 self._wake_receive.recv(zmq.NOBLOCK)
+
+
+def _count(cause: Cause) -> None:
+    AUTH_FAILURES.labels(cause).inc()
 
 
 def _event(peer: bytes, header: Header) -> events.Event:

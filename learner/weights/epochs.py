@@ -22,6 +22,7 @@ from enum import Enum, auto
 from typing import Literal
 
 from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
+from learner.weights.chronicle import AbortCause, Chronicle
 from learner.weights.events import (
     Action,
     AppliedCame,
@@ -92,6 +93,7 @@ class Epochs:
         store_host: str = "",
         store_port: int = 0,
         prefix: str = "epoch",
+        model: str | None = None,
     ) -> None:
         self.latest: int | None = None
         self.phase = Phase.IDLE
@@ -104,10 +106,12 @@ class Epochs:
         self._transfer_timeout_s = transfer_timeout_s
         self._bucket_bytes = bucket_bytes
         self._store = (store_host, store_port, prefix)
+        self._model = model
         self._attempt: _Attempt | None = None
         self._waiting: set[bytes] = set()
         self._held: set[bytes] = set()  # members that hold the bytes, digest checked
         self._broadcast_ended = False
+        self._chronicle = Chronicle()
         self._deadline = 0.0
         self._next_probe = 0.0
 
@@ -189,7 +193,7 @@ class Epochs:
         if self.phase is Phase.PROPOSING:
             return actions + self._propose([m for m in self.members if m in self.peers], now)
         if self.phase is Phase.TRANSFERRING and not self._broadcast_ended and gone & self._waiting:
-            return actions + self._abort(f"a member is gone: {reason}", now)
+            return actions + self._abort(f"a member is gone: {reason}", "member_lost", now)
         self._waiting -= gone
         self._held -= gone
         return actions + self._advance(now)
@@ -204,6 +208,7 @@ class Epochs:
 
     def _start_attempt(self, members: list[bytes], now: float) -> list[Action]:
         assert self._attempt is not None
+        self._chronicle.enter("propose", now)
         self.phase = Phase.PROPOSING
         self._waiting = set(members)
         self._held = set()
@@ -220,10 +225,12 @@ class Epochs:
             actions += self._close_channel()
             self.epoch += 1
             self.members = tuple(members)
+            assert self._attempt is not None
+            self._chronicle.begin_epoch(set(members), repeated=self._attempt.number > 1)
         self._waiting &= set(members)
         self._next_probe = now + PROBE_S
         if not members:
-            return actions + self._finish()
+            return actions + self._finish(now)
         return actions + self._proposals(self.members) + self._advance(now)
 
     def _proposals(self, peers: Iterable[bytes]) -> list[Action]:
@@ -243,6 +250,7 @@ class Epochs:
                     prefix=f"{prefix}/{self.epoch}",
                     timeout_s=self._transfer_timeout_s,
                     bucket_bytes=self._bucket_bytes,
+                    model=self._model,
                 ),
             )
             for peer in peers
@@ -261,7 +269,7 @@ class Epochs:
         if self.phase is not Phase.TRANSFERRING or epoch != self.epoch:
             return []  # of an attempt that was given up
         if error:
-            return self._abort(error, now)
+            return self._abort(error, "transfer_failed", now)
         self._broadcast_ended = True
         return self._advance(now)
 
@@ -270,7 +278,7 @@ class Epochs:
             return []
         assert self._attempt is not None
         if not event.ok:
-            return self._abort(f"{self.peers[event.peer].name}: {event.reason}", now)
+            return self._abort(f"{self.peers[event.peer].name}: {event.reason}", "transfer_failed", now)
         self._waiting.discard(event.peer)
         if (event.version, event.digest) != (self._attempt.version, self._attempt.digest):
             return self._exclude({event.peer}, f"digest of version {self._attempt.version} does not match", now)
@@ -290,9 +298,10 @@ class Epochs:
         if self.phase is Phase.TRANSFERRING and self._held:
             self._enter(Phase.COMMITTING, self._held, now)
             return self._commits()
-        return self._finish()
+        return self._finish(now)
 
     def _enter(self, phase: Phase, waiting: Iterable[bytes], now: float) -> None:
+        self._chronicle.enter("transfer" if phase is Phase.TRANSFERRING else "commit", now)
         self.phase = phase
         self._waiting = set(waiting)
         self._deadline = now + self._transfer_timeout_s
@@ -318,7 +327,8 @@ class Epochs:
             return []
         if now >= self._deadline:
             if self.phase is Phase.TRANSFERRING and not (self._broadcast_ended and self._held):
-                return self._abort(f"no end of the broadcast after {self._transfer_timeout_s:g} s", now)
+                reason = f"no end of the broadcast after {self._transfer_timeout_s:g} s"
+                return self._abort(reason, "timeout", now)
             return self._exclude(set(self._waiting), f"no answer while {self.phase.name.lower()}", now)
         if now < self._next_probe:
             return []
@@ -327,11 +337,12 @@ class Epochs:
             return self._proposals([peer for peer in self.members if peer in self._waiting])
         return self._begins() if self.phase is Phase.TRANSFERRING else self._commits()
 
-    def _abort(self, reason: str, now: float) -> list[Action]:
+    def _abort(self, reason: str, cause: AbortCause, now: float) -> list[Action]:
         """End the epoch for everybody; try once more with those who are left."""
         assert self._attempt is not None
         attempt = self._attempt
         attempt.aborted += 1
+        self._chronicle.story.aborts[cause] += 1
         attempt.number += 1
         survivors = [peer for peer in self.members if peer in self.peers]
         actions: list[Action] = [Tell(peer, Abort(epoch=self.epoch, reason=reason[:500])) for peer in survivors]
@@ -342,12 +353,13 @@ class Epochs:
         for peer in survivors:
             del self.peers[peer]
         self._held = set()
-        return actions + self._finish()
+        return actions + self._finish(now)
 
-    def _finish(self) -> list[Action]:
+    def _finish(self, now: float) -> list[Action]:
         assert self._attempt is not None
         attempt, self._attempt = self._attempt, None
-        finished = Finished(attempt.version, len(self._held), len(attempt.excluded), attempt.aborted)
+        story = self._chronicle.end(now)
+        finished = Finished(attempt.version, len(self._held), len(attempt.excluded), attempt.aborted, story)
         self.latest = attempt.version
         self.phase = Phase.IDLE
         self._waiting, self._held = set(), set()

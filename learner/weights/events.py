@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from common.messages import Header, Pull
+from learner.weights.chronicle import Story
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ class Finished:
     num_actors: int
     num_excluded: int
     num_aborted: int
+    story: Story = field(default_factory=Story, compare=False)
 
 
 Action = Tell | Serve | Broadcast | CloseChannel | Finished

@@ -17,6 +17,7 @@ from torch import distributed as dist
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from common.config import RunConfig
+from common.errors import UserError
 from common.weights import Layout
 from learner.weights.epochs import Backend
 from learner.weights.transport import (
@@ -58,12 +59,13 @@ class GlooTransport:
 
     backend: Backend = "gloo"
 
-    def __init__(self, config: RunConfig, host: str) -> None:
+    def __init__(self, config: RunConfig, host: str, address: str | None = None) -> None:
+        """`host`: address to bind; `address`: name or address by which actors reach this machine, if another."""
         self._dtype = torch_dtype(config.actor.dtype)
-        self._host = host
+        self._address = address or host  # gloo tells the others where it listens, so it must not be a wildcard
         self._bucket_bytes = config.weights.bucket_bytes
         self._connect_timeout = timedelta(seconds=config.weights.ready_timeout_s)
-        self._store = TCPStore(host, 0, is_master=True, wait_for_workers=False, timeout=self._connect_timeout)
+        self._store = _store(host, config.weights.store_port, self._connect_timeout)
         self.store_port = int(self._store.port)
         self._layout: Layout | None = None
         self._lock = threading.Lock()
@@ -109,7 +111,7 @@ class GlooTransport:
 
     def _connect(self, channel: Channel) -> dist.ProcessGroupGloo:
         options = dist.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
-        options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._host)]
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._address)]
         options._timeout = self._connect_timeout
         store = PrefixStore(channel.prefix, self._store)
         group = dist.ProcessGroupGloo(store, 0, channel.world_size, options)
@@ -118,6 +120,15 @@ class GlooTransport:
                 raise RuntimeError("given up while connecting")
             self._channels[channel.epoch] = group
         return group
+
+
+def _store(host: str, port: int, timeout: timedelta) -> TCPStore:
+    try:
+        return TCPStore(host, port, is_master=True, wait_for_workers=False, timeout=timeout)
+    except (RuntimeError, OSError) as error:  # DistNetworkError is the former
+        raise UserError(
+            f"weights.store_port={port}: cannot listen there; choose another, or 0 for a free one"
+        ) from error
 
 
 def _destroy(groups: list[dist.ProcessGroupGloo]) -> None:

@@ -7,27 +7,15 @@ import time
 import uuid
 from dataclasses import dataclass
 
-from prometheus_client import Counter, Gauge, Histogram
-
 from common.config import RunConfig
-from common.metrics import REGISTRY
+from common.keys import Keys
+from learner.weights import metrics
 from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs
+from learner.weights.files import ServedFiles
 from learner.weights.transport import Staged, Tensors, Transport
 
 log = logging.getLogger(__name__)
-
-PUBLISH_SECONDS = Histogram(
-    "zeroq_weights_publish_seconds",
-    "Time from staged weights to actors that sample from them",
-    registry=REGISTRY,
-    buckets=(0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120),
-)
-PUBLISHED_VERSION = Gauge("zeroq_weights_published_version", "Newest version published", registry=REGISTRY)
-CURRENT_ACTORS = Gauge("zeroq_weights_current_actors", "Actors that took part in the last publish", registry=REGISTRY)
-EPOCHS_ABORTED = Counter("zeroq_weights_epochs_aborted", "Broadcasts given up and repeated", registry=REGISTRY)
-ACTORS_EXCLUDED = Counter("zeroq_weights_actors_excluded", "Actors left out of an epoch", registry=REGISTRY)
-SENT_BYTES = Gauge("zeroq_weights_size_bytes", "Size of one version", registry=REGISTRY)
 
 
 @dataclass(frozen=True)
@@ -44,23 +32,29 @@ class PublishReport:
 class WeightPublisher:
     """Rank 0's end of the weight path. `endpoint` (tcp://host:port) is where actors join.
 
-    `host`: address by which actors reach this machine; `port` 0 takes a free one. Close it when done.
+    `host`: address to bind; `address`: name or address by which actors reach it, if that is another; `port` 0 takes a
+    free one. `keys`: the learner's; without them the control socket is plaintext. Close it when done.
     """
 
-    def __init__(self, config: RunConfig, *, host: str, port: int = 0) -> None:
+    def __init__(
+        self, config: RunConfig, *, host: str, port: int = 0, address: str | None = None, keys: Keys | None = None
+    ) -> None:
         weights = config.weights
-        self._transport = _transport(config, host)
+        files = ServedFiles.of(config.model) if config.actor.model_from == "learner" else None
+        self._transport = _transport(config, host, address or host)
         prefix = uuid.uuid4().hex[:16]  # of this incarnation: a new publisher's epochs are not its predecessor's
         epochs = Epochs(
             backend=weights.backend,
             ready_timeout_s=weights.ready_timeout_s,
             transfer_timeout_s=weights.transfer_timeout_s,
             bucket_bytes=weights.bucket_bytes,
-            store_host=host,
+            store_host=address or host,
             store_port=self._transport.store_port,
             prefix=prefix,
+            model=files.digest if files else None,
         )
         self._latest: int | None = None
+        metrics.BOUND_SECONDS.set(epochs.longest_publish_s)
         self._control = ControlServer(
             epochs,
             self._transport,
@@ -68,8 +62,10 @@ class WeightPublisher:
             port=port,
             prefix=prefix,
             transfer_timeout_s=weights.transfer_timeout_s,
+            files=files,
+            keys=keys,
         )
-        self.endpoint = self._control.endpoint
+        self.endpoint = _by_address(self._control.endpoint, host, address)
 
     def publish(self, version: int, tensors: Tensors) -> PublishReport:
         """`stage` and `send` in one."""
@@ -83,7 +79,8 @@ class WeightPublisher:
         """
         if self._latest is not None and version <= self._latest:
             raise ValueError(f"version {version} after {self._latest}: versions grow")
-        return self._transport.stage(version, tensors)
+        with metrics.phase("stage"):
+            return self._transport.stage(version, tensors)
 
     def send(self, staged: Staged) -> PublishReport:
         """Bring staged weights to all current actors and serve them to late joiners; in any thread, one at a time.
@@ -92,16 +89,16 @@ class WeightPublisher:
         3 x transfer_timeout_s. An actor's death is never an error.
         """
         version, began = staged.version, time.monotonic()
-        finished = self._control.publish(staged)
+        with metrics.publishing():
+            finished = self._control.publish(staged)
         self._latest = version
         seconds = time.monotonic() - began
         report = PublishReport(version, finished.num_actors, finished.num_excluded, seconds, staged.layout.total_bytes)
-        PUBLISH_SECONDS.observe(seconds)
-        PUBLISHED_VERSION.set(version)
-        CURRENT_ACTORS.set(report.num_actors)
-        SENT_BYTES.set(report.bytes)
-        EPOCHS_ABORTED.inc(finished.num_aborted)
-        ACTORS_EXCLUDED.inc(report.num_excluded)
+        metrics.PUBLISHED_VERSION.set(version)
+        metrics.SIZE_BYTES.set(report.bytes)
+        metrics.SENT_BYTES.labels("broadcast").inc(report.bytes * report.num_actors)
+        metrics.EXCLUDED.inc(report.num_excluded)
+        metrics.tell(finished.story)
         log.info(
             "published version %d to %d actors in %.2f s (%d left out, %d bytes)",
             version,
@@ -118,12 +115,18 @@ class WeightPublisher:
         self._transport.close()
 
 
-def _transport(config: RunConfig, host: str) -> Transport:
+def _by_address(endpoint: str, host: str, address: str | None) -> str:
+    """`endpoint` as those who must use `address` reach it."""
+    name = host if address is None else address
+    return f"tcp://{f'[{name}]' if ':' in name else name}:{endpoint.rpartition(':')[2]}"
+
+
+def _transport(config: RunConfig, host: str, address: str) -> Transport:
     match config.weights.backend:
         case "gloo":
             from learner.weights.gloo import GlooTransport
 
-            return GlooTransport(config, host)
+            return GlooTransport(config, host, address)
         case "ipc":
             from learner.weights.ipc import IpcTransport
 

@@ -26,8 +26,7 @@ import psutil
 import pytest
 import yaml
 
-from common.client import BrokerClient
-from common.lifecycle import RunPaths, wait_for_endpoint
+from common.lifecycle import RunPaths
 from common.messages import (
     AddTask,
     GetStatus,
@@ -42,6 +41,7 @@ from common.messages import (
 )
 from evaluator.sandbox.languages import LANGUAGES
 from evaluator.sandbox.tools import missing_tools
+from tests.wire_keys import connect
 
 ROOT = Path(__file__).resolve().parents[2]
 LEASE_S = 3.0
@@ -94,9 +94,8 @@ class Rig:
         broker = self._start("broker", [sys.executable, "-m", "broker"])
         self.wait(lambda: self.paths.endpoints.exists() or broker.poll() is not None)
         assert broker.poll() is None, self.log("broker")
-        learner, actor = (wait_for_endpoint(self.paths, role) for role in ("learner", "actor"))
-        self.learner = self._stack.enter_context(BrokerClient(learner, "learner", "learner", vocab_size=100, version=0))
-        self.actor = self._stack.enter_context(BrokerClient(actor, "actor", "actor"))
+        self.learner = self._stack.enter_context(connect(self.paths, "learner", "learner", vocab_size=100, version=0))
+        self.actor = self._stack.enter_context(connect(self.paths, "actor", "actor"))
         self.learner.hello()
         self.actor.hello()
 

@@ -9,13 +9,13 @@ VOCAB = 300
 EOS = 299
 
 
-def make_model(path: Path) -> None:
+def make_model(path: Path, *, tied: bool = False, seed: int = 0) -> None:
     """A random Qwen3 with a word-level tokenizer: token i is the word `t<i>`."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=VOCAB,
         hidden_size=64,
@@ -25,7 +25,7 @@ def make_model(path: Path) -> None:
         num_key_value_heads=1,
         head_dim=32,
         max_position_embeddings=512,
-        tie_word_embeddings=False,
+        tie_word_embeddings=tied,
         eos_token_id=EOS,
         initializer_range=0.3,  # far from uniform, so that temperature shows
     )

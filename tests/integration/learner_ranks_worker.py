@@ -1,6 +1,6 @@
 """Run under torchrun: trains on batches that depend on the seed alone, then rank 0 writes what it ended with.
 
-learner_ranks_worker.py OUT MODEL KL CHECKPOINT_DIR|-
+learner_ranks_worker.py OUT MODEL KL CHECKPOINT_DIR|- DEVICE
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from learner.weights import gather_full_tensors
 from tests.learner_rig import make_config, make_group
 
 
-def main(out: Path, model: str, kl: float, checkpoints: Path | None) -> None:
+def main(out: Path, model: str, kl: float, checkpoints: Path | None, device: str) -> None:
     """Cold start of 2 steps, 3 steps of GRPO; or with checkpoints, 1 step on from the newest."""
     import os
 
@@ -27,6 +27,7 @@ def main(out: Path, model: str, kl: float, checkpoints: Path | None) -> None:
         model,
         learner={
             "ranks": int(os.environ.get("WORLD_SIZE", "1")),
+            "device": device,
             "loss": {"kl_coef": kl},
             "reference_refresh_steps": 2,
             "tokens_per_microbatch": 40,
@@ -64,4 +65,5 @@ def main(out: Path, model: str, kl: float, checkpoints: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), None if sys.argv[4] == "-" else Path(sys.argv[4]))
+    checkpoint_folder = None if sys.argv[4] == "-" else Path(sys.argv[4])
+    main(Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), checkpoint_folder, sys.argv[5])

@@ -15,12 +15,14 @@ from actor.engine import Engine, EngineDied, PromptRefused
 from actor.group import GeneratedGroup, GenerationAborted
 from common.config import RolloutSection, RunConfig
 from common.messages import Sampling
+from common.metrics import REGISTRY
 from tests.integration.actor_model import EOS, VOCAB, make_model
 
 # Importing vLLM and torch's distributed code warns of their own deprecations.
 pytestmark = [pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")]
 
 PROMPT = [5, 6, 7, 8, 9, 10]
+LONG_PROMPT = [5, 6, 7, 8, 9, 10] * 6  # two whole blocks, which a group computes once, and a rest
 T = TypeVar("T")
 
 
@@ -36,6 +38,7 @@ def make_config(model: Path, dtype: str) -> RunConfig:
                 "max_model_len": 256,
                 "max_num_seqs": 64,
                 "kv_cache_gib": 0.125,
+                "kv_block_tokens": 16,  # test_actor_process has the default
                 "cpu_threads": str(max(os.sched_getaffinity(0))),
                 "enforce_eager": True,
             },
@@ -131,13 +134,13 @@ def test_shapes_versions_and_texts(rig: Rig) -> None:
         assert len(ids) == 40 or reason == "stop"
 
 
-@pytest.mark.parametrize("temperature", [0.7, 1.0])
-def test_logprobs_equal_transformers(rig: Rig, temperature: float) -> None:
-    group = rig.group(8, temperature=temperature)
-    difference = np.abs(group.logprobs - reference_logprobs(rig.model, PROMPT, group, temperature))
+@pytest.mark.parametrize(("prompt", "temperature"), [(PROMPT, 0.7), (PROMPT, 1.0), (LONG_PROMPT, 1.0)])
+def test_logprobs_equal_transformers(rig: Rig, prompt: list[int], temperature: float) -> None:
+    group = rig.group(8, prompt, temperature=temperature)
+    difference = np.abs(group.logprobs - reference_logprobs(rig.model, prompt, group, temperature))
     print(f"float32, T={temperature}: max {difference.max():.2e}, mean {difference.mean():.2e}")
     assert difference.max() <= 1e-3
-    other = np.abs(group.logprobs - reference_logprobs(rig.model, PROMPT, group, 2 * temperature))
+    other = np.abs(group.logprobs - reference_logprobs(rig.model, prompt, group, 2 * temperature))
     assert other.max() > 0.1, "the model tells temperatures apart"
 
 
@@ -307,3 +310,26 @@ def test_bfloat16_is_close(model: Path) -> None:
         rig.run(scene)
     finally:
         rig.close()
+
+
+def test_the_engine_reports_its_scheduler_and_the_front_end_keeps_no_statistics(rig: Rig) -> None:
+    def figure(name: str) -> float:
+        return REGISTRY.get_sample_value(f"zeroq_actor_engine_{name}") or 0.0
+
+    seen = []
+
+    async def sample() -> None:
+        before = figure("prefix_cache_queries_total")
+        sampling = Sampling(max_tokens=100, temperature=1.0)
+        group = asyncio.create_task(rig.engine.generate_group(PROMPT, sampling, 4, salt="stats", request_id="stats"))
+        while not group.done():
+            seen.append((figure("rollouts_running"), figure("kv_cache_usage_ratio")))
+            await asyncio.sleep(0.005)
+        await group
+        assert figure("prefix_cache_queries_total") - before >= len(PROMPT)
+
+    rig.run(sample)
+    assert max(running for running, _ in seen) == 4
+    assert 0 < max(usage for _, usage in seen) <= 1
+    assert rig.engine.llm.logger_manager is None
+    assert not rig.engine.llm.log_stats

@@ -93,6 +93,7 @@ class Scene:
                 "model": str(directory / "model"),
                 "data": {"train": "unused"},
                 "learner": {"device": "cpu"},
+                "security": {"mode": "off"},  # the broker is played
                 "actor": {
                     "device": "cpu",
                     "dtype": "float32",

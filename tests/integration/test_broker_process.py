@@ -22,17 +22,21 @@ import zmq
 from common import messages as m
 from common.client import BrokerClient
 from common.config import RunConfig, dump_config
+from common.curve import Dialler
 from common.lifecycle import RunPaths
 from common.wire import encode
+from tests.wire_keys import run_keys
 
 pytestmark = pytest.mark.usefixtures("no_leaked_processes")
 
 # An actor that takes a lease, renews it, says so, and hangs: to be killed.
 DOOMED_ACTOR = """
 import sys, time
+from pathlib import Path
 from common import messages as m
 from common.client import BrokerClient
-client = BrokerClient(sys.argv[1], "actor", "doomed")
+from common.keys import Keys
+client = BrokerClient(sys.argv[1], "actor", "doomed", keys=Keys.load(Path(sys.argv[2]), "actor"))
 client.hello()
 lease = client.request(m.LeaseWork(kind="generate", version=0, wait_s=10.0)).header
 ack = client.request(m.Renew(lease_id=lease.lease_id, token=lease.token, progress=1)).header
@@ -99,7 +103,7 @@ def broker(tmp_path: Path) -> Iterator[BrokerProcess]:
 def client(broker: BrokerProcess, role: m.Role, name: str | None = None, **kwargs: Any) -> BrokerClient:
     if role == "learner":
         kwargs = {"vocab_size": 50, "version": 0, **kwargs}
-    c = BrokerClient(broker.endpoints()[role], role, name or role, **kwargs)
+    c = BrokerClient(broker.endpoints()[role], role, name or role, keys=run_keys(broker.paths, role), **kwargs)
     c.hello()
     return c
 
@@ -192,7 +196,8 @@ def test_killed_actor_loses_its_lease_and_the_task_is_leased_again(broker: Broke
         client(broker, "evaluator") as evaluator,
     ):
         add(learner, "t1")
-        command = [sys.executable, "-c", DOOMED_ACTOR, broker.endpoints()["actor"]]
+        keys = str(broker.paths.root / "keys")
+        command = [sys.executable, "-c", DOOMED_ACTOR, broker.endpoints()["actor"], keys]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as doomed:
             assert doomed.stdout is not None
             assert doomed.stdout.readline() == "t1 Ack\n"
@@ -241,6 +246,8 @@ def test_garbage_does_not_kill_the_broker(broker: BrokerProcess) -> None:
     try:
         raw = context.socket(zmq.DEALER)
         raw.setsockopt(zmq.LINGER, 0)
+        dialler = Dialler(endpoint, "broker", run_keys(broker.paths, "actor"), client="actor")
+        dialler.attach(raw)
         raw.connect(endpoint)
         good = [bytes(f) for f in encode(m.Renew(request_id=7, lease_id="x", token=1, progress=1), {"x": b"abc"})]
         for frames in (
@@ -260,6 +267,7 @@ def test_garbage_does_not_kill_the_broker(broker: BrokerProcess) -> None:
             assert raw.poll(10_000), f"only {len(answers)} answers"
             answers.append(raw.recv_multipart()[0])
         assert all(b"refused" in a for a in answers)
+        dialler.detach()
         raw.close()
         with contextlib.closing(socket.create_connection(("127.0.0.1", int(endpoint.rpartition(":")[2])))) as plain:
             plain.sendall(os.urandom(10_000))
@@ -321,7 +329,7 @@ def test_fixed_ports_are_bound(tmp_path: Path) -> None:
     broker = BrokerProcess(tmp_path / "run", ports={"monitor": port})
     try:
         assert broker.endpoints()["monitor"] == f"tcp://127.0.0.1:{port}"
-        with BrokerClient(f"tcp://127.0.0.1:{port}", "monitor", "m") as monitor:
+        with client(broker, "monitor") as monitor:
             assert ask(monitor, m.GetStatus()).status["version"] == 0
     finally:
         assert broker.end()[0] == 0

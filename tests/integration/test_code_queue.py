@@ -18,9 +18,10 @@ import pytest
 import yaml
 
 from common.client import BrokerClient
-from common.lifecycle import RunPaths, wait_for_endpoint
+from common.lifecycle import RunPaths
 from common.messages import AddTask, Group, Lease, LeaseWork, Release, RolloutMeta, Sampling, SubmitGroup, Take
 from recipes.code import code_spec, job_lines
+from tests.wire_keys import connect
 
 ROOT = Path(__file__).resolve().parents[2]
 DATA = Path(os.environ.get("ZEROQ_DATA") or ROOT.parent / "shared" / "data")
@@ -53,10 +54,9 @@ def river(tmp_path: Path) -> Iterator[tuple[BrokerClient, BrokerClient]]:
         ]
     try:
         paths = RunPaths(tmp_path)
-        endpoints = [wait_for_endpoint(paths, "learner"), wait_for_endpoint(paths, "actor")]
         with (
-            BrokerClient(endpoints[0], "learner", "l", vocab_size=100, version=0) as learner,
-            BrokerClient(endpoints[1], "actor", "a") as actor,
+            connect(paths, "learner", "l", vocab_size=100, version=0) as learner,
+            connect(paths, "actor", "a") as actor,
         ):
             learner.hello()
             actor.hello()

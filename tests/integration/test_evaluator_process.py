@@ -122,7 +122,8 @@ def broker() -> Iterator[ScriptedBroker]:
 @contextmanager
 def evaluator(directory: Path, endpoint: str, **reward: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A running evaluator process; killed at the end if the test has not ended it."""
-    config = {"model": "none", "data": {"train": "none.jsonl"}, "reward": reward}
+    security = {"mode": "off"}  # the broker is played
+    config = {"model": "none", "data": {"train": "none.jsonl"}, "reward": reward, "security": security}
     (directory / "config.yaml").write_text(yaml.safe_dump(config))
     write_atomic(directory / "endpoints.json", json.dumps({"evaluator": endpoint}))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "unit")])}

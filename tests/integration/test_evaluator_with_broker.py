@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from common.client import BrokerClient
-from common.lifecycle import RunPaths, wait_for_endpoint
+from common.lifecycle import RunPaths
 from common.messages import AddTask, Group, Lease, LeaseWork, RolloutMeta, Sampling, SubmitGroup, Take
+from tests.wire_keys import connect
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ["<think>one and one</think><answer>2</answer>", "<think>one and one</think><answer>3</answer>"]
@@ -28,11 +28,9 @@ def test_group_comes_back_graded(tmp_path: Path) -> None:
             for room in ("broker", "evaluator")
         ]
     try:
-        learner_endpoint = wait_for_endpoint(paths, "learner")
-        actor_endpoint = wait_for_endpoint(paths, "actor")
         with (
-            BrokerClient(learner_endpoint, "learner", "l", vocab_size=100, version=0) as learner,
-            BrokerClient(actor_endpoint, "actor", "a") as actor,
+            connect(paths, "learner", "l", vocab_size=100, version=0) as learner,
+            connect(paths, "actor", "a") as actor,
         ):
             learner.hello()
             actor.hello()

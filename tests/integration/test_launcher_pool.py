@@ -131,11 +131,21 @@ def test_a_process_that_refuses_its_input_is_the_users_error(rig: Rig) -> None:
         until(rig.pool.poll, "the refusal")
 
 
+@pytest.mark.parametrize("mode", ["crash", "refuse"])
+def test_a_prometheus_that_dies_is_let_go_and_the_run_goes_on(rig: Rig, mode: str) -> None:
+    rig.start(broker="serve", learner="serve", prometheus=mode)
+    until(lambda: rig.pool.poll() or len(rig.events) == 3, "the end of the budget")
+    assert [event for event, _ in rig.events] == ["prometheus_restarted"] * 2 + ["monitoring_ended"]
+    assert rig.events[-1][1]["log"]
+    assert not rig.pool.poll()
+    assert set(rig.pool.children) == {"broker", "learner"}
+
+
 def test_stop_goes_from_the_learner_to_the_broker(rig: Rig) -> None:
-    rig.start(broker="serve", evaluator_0="serve", actor_0="serve", learner="serve")
+    rig.start(broker="serve", evaluator_0="serve", actor_0="serve", learner="serve", prometheus="serve")
     rig.pool.stop()
     order = [line[0] for line in rig.lines() if line[1] == "SIGTERM"]
-    assert order == ["learner", "actor-0", "evaluator-0", "broker"]
+    assert order == ["learner", "actor-0", "evaluator-0", "broker", "prometheus"]
 
 
 def test_those_that_do_not_stop_are_killed(tmp_path: Path, no_leaked_processes: None) -> None:

@@ -25,17 +25,24 @@ from tests.learner_rig import (
 )
 
 pytestmark = pytest.mark.usefixtures("no_leaked_processes")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+}
 
 
 def torchrun(ranks: int) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
 
 
-def work(out: Path, model: Path, *, ranks: int, kl: float = 0.0, checkpoints: Path | None = None) -> dict[str, Any]:
+def work(
+    out: Path, model: Path, *, ranks: int, kl: float = 0.0, checkpoints: Path | None = None, device: str = "cpu"
+) -> dict[str, Any]:
     out.parent.mkdir(exist_ok=True)
     start = torchrun(ranks) if ranks > 1 else [sys.executable]
-    arguments = [str(out), str(model), str(kl), str(checkpoints or "-")]
+    arguments = [str(out), str(model), str(kl), str(checkpoints or "-"), device]
     command = [*start, "-m", "tests.integration.learner_ranks_worker"]
     if ranks > 1:
         command = [*start, "--module", "tests.integration.learner_ranks_worker"]

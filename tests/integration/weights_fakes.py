@@ -33,14 +33,15 @@ def weights_config(**weights: Any) -> RunConfig:
 
 
 class FakeLLM:
-    """Has AsyncLLM's weight methods; keeps what was loaded as arrays."""
+    """Has the weight methods of AsyncLLM and of its engine core; keeps what was loaded as arrays."""
 
     def __init__(self) -> None:
         self.weights: dict[str, np.ndarray] = {}
         self.weight_version = "default"
         self.calls: list[str] = []
+        self.engine_core = self
 
-    async def pause_generation(self, *, mode: str, clear_cache: bool) -> None:
+    async def pause_scheduler_async(self, *, mode: str, clear_cache: bool) -> None:
         assert mode == "keep"
         assert not clear_cache
         self.calls.append("pause")

@@ -16,6 +16,7 @@ from common.wire import Array, Envelope
 class FakeBroker:
     def __init__(self, *endpoints: str | None) -> None:
         self.endpoints = list(endpoints)
+        self.learner = "first"
         self.hellos: list[Hello] = []
         self.refuse = False
 
@@ -25,7 +26,7 @@ class FakeBroker:
         if self.refuse:
             return Envelope(Refused(code="wrong_role", detail="not you"), {})
         endpoint = self.endpoints.pop(0) if len(self.endpoints) > 1 else self.endpoints[0]
-        return Envelope(Welcome(broker_incarnation="b", version=0, weights_endpoint=endpoint), {})
+        return Envelope(Welcome(broker_incarnation="b", version=0, weights_endpoint=endpoint, learner=self.learner), {})
 
 
 class FakeReceiver:
@@ -132,5 +133,23 @@ def test_changed_gives_up_in_time() -> None:
         follower = make_follower(FakeBroker(None), [], [])
         await asyncio.wait_for(follower.changed(None, 0.01), 5)
         await asyncio.wait_for(follower.changed(3, 60), 5)  # other weights are here already
+
+    asyncio.run(test())
+
+
+def test_a_learner_that_comes_back_to_the_same_address_is_followed_anew() -> None:
+    async def test() -> None:
+        broker, made = FakeBroker("tcp://l:1"), []
+        follower = make_follower(broker, made, [])
+        task = asyncio.create_task(follower.run())
+        await until(lambda: len(made) == 1)
+        made[0].on_version(5)
+        assert follower.version == 5
+        broker.learner = "second"
+        await until(lambda: len(made) == 2)
+        assert made[0].left
+        assert follower.version is None  # version 5 of the second learner will be another
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
     asyncio.run(test())

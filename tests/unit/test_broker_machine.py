@@ -40,6 +40,7 @@ class BrokerMachine(RuleBasedStateMachine):
         self.eta = eta
         self.num = 0
         self.restarts = 0
+        self.strangers: set[str] = set()
         self.known: list[str] = []
         self.leases: list[tuple[str, m.Lease]] = []
         self.accepted: dict[str, Any] = {}
@@ -125,6 +126,9 @@ class BrokerMachine(RuleBasedStateMachine):
     def restart(self, back: int) -> None:
         self.restarts += 1
         version = max(0, self.version - back)
+        if version < self.version:
+            peers = self.h.state.core.peers
+            self.strangers = {name for name in ACTORS if peers.knows("actor", f"{name}-inc")}
         self.h.learner = f"learner-{self.restarts}".encode()
         header = m.Hello(
             role="learner", name="learner", incarnation=f"inc{self.restarts}", vocab_size=VOCAB, version=version
@@ -136,6 +140,12 @@ class BrokerMachine(RuleBasedStateMachine):
 
     # -- actors and evaluators
 
+    @rule(name=st.sampled_from(ACTORS))
+    def hello(self, name: str) -> None:
+        self.h.hello(name)
+        self.strangers.discard(name)
+        self.collect()
+
     @rule(name=st.sampled_from(ACTORS), behind=st.integers(-2, 4), wait_s=st.sampled_from([0.0, 3.0]))
     def lease_generate(self, name: str, behind: int, wait_s: float) -> None:
         version = max(0, self.version - behind)
@@ -143,6 +153,7 @@ class BrokerMachine(RuleBasedStateMachine):
         answer = self.h.lease(name, version, wait_s=wait_s)
         if isinstance(answer, m.Lease):
             assert self.version - self.eta <= version <= self.version + 1, "a stale actor samples"
+            assert name not in self.strangers, "an actor samples with weights of a history that is gone"
             self.leases.append((name, answer))
         elif isinstance(answer, m.Refused):
             assert answer.code == "version"
@@ -240,6 +251,7 @@ class BrokerMachine(RuleBasedStateMachine):
 def drain(h: Harness, held: set[str]) -> None:
     """Work until nothing is left; AssertionError with what is stuck if that never happens."""
     core = h.state.core
+    h.hello("actor1")
     for _ in range(200):
         if not core.ledger.tasks:
             break

@@ -107,3 +107,21 @@ def test_status_fits_a_header_whatever_peers_call_themselves() -> None:
             h.give_back("actor1", h.lease("actor1"), failed=True, reason="😀" * 512)
     encode(h.ask(b"monitor", "monitor", m.GetStatus()))
     assert len(h.status()["dead_letters"]) == 20
+
+
+def test_another_roles_incarnation_gets_nothing_of_its_leases() -> None:
+    """An actor that knew an evaluator's incarnation could ask for its lease again, and be sent the answer in it."""
+    h = Harness()
+    h.add("t1")
+    h.generate()
+    h.hello("evaluator1")
+    held = h.send(b"evaluator1", "evaluator", m.LeaseWork(kind="grade"), request_id=77)
+    assert held is not None
+    assert "spec" in held.payload
+    h.ask(b"spy", "actor", m.Hello(role="actor", name="spy", incarnation="evaluator1-inc"))
+    stolen = h.send(b"spy", "actor", m.LeaseWork(kind="generate", version=0), request_id=77)
+    assert stolen is not None
+    assert isinstance(stolen.header, m.NoWork)
+    again = h.send(b"evaluator1", "evaluator", m.LeaseWork(kind="grade"), request_id=77)
+    assert again is not None
+    assert again.header.lease_id == held.header.lease_id  # type: ignore[attr-defined]

@@ -309,7 +309,22 @@ def test_a_learner_that_starts_from_an_older_version_loses_what_came_after() -> 
     assert h.taken_id() == "old"
     assert h.taken_id() is None
     assert h.submit("actor1", running, 1).code == "cancelled"
+    # Version 2 will be another one than the actor's own version 2, even once it is current again.
+    for version in (1, 2):
+        refused = h.lease("actor1", version=version)
+        assert refused.code == "version"
+        assert "went back; say hello, join anew" in refused.detail
+    assert h.hello("actor1").learner == h.state.core.peers.learner
     assert {h.lease("actor1", version=1).task_id for _ in range(3)} == {"new", "running", "lost"}
+
+
+def test_actors_that_wait_for_work_when_a_learner_goes_back_are_told() -> None:
+    h = Harness(make_config(groups_per_step=4, max_staleness=3))
+    h.publish(1)
+    h.publish(2)
+    assert h.lease("actor1", version=2, wait_s=30.0) is None
+    restart(h, 1)
+    assert [reply.header.code for reply in h.mail if reply.role == "actor"] == ["version"]
 
 
 def test_a_restart_at_the_same_version_keeps_running_leases() -> None:

@@ -13,8 +13,8 @@ import pytest
 from common import messages as m
 from common.errors import RunFailure
 from learner.batch import MAX_SOURCES, TakenGroup, build_batch, usable
-from learner.metrics import step_record
 from learner.packing import pack
+from learner.step_log import step_record
 from learner.trainer import StepFigures
 from tests.learner_rig import make_config, make_group
 

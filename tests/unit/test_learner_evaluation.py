@@ -14,7 +14,7 @@ from common.errors import RunFailure
 from common.wire import Envelope
 from learner.evaluation import EvaluationDesk, component_means, consensus, event_fields
 from learner.feed import ProblemFile
-from learner.metrics import evaluation_record
+from learner.step_log import evaluation_record
 from tests.learner_rig import make_config, make_group, write_data
 
 

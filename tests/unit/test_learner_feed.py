@@ -171,3 +171,19 @@ def test_dead_letters_are_replaced(tmp_path: Path) -> None:
     assert intake.num_dead_lettered == 1
     assert broker.tasks[-1] == "train-4"
     assert not intake.feed.is_outstanding("train-2")
+
+
+def test_groups_of_tasks_that_an_earlier_incarnation_admitted_are_trained_and_not_lost(tmp_path: Path) -> None:
+    # The broker lives on: it holds 4 and 7, admitted after the checkpoint, and 2, which was outstanding then.
+    broker = FakeBroker(credit=0, groups=[make_group(n) for n in (2, 7, 1, 4)])
+    feed = make_feed(tmp_path, broker, cursor=4, outstanding=[2, 3])
+    intake = GroupIntake(broker, feed, make_config("m").learner, refill=lambda: None, idle_limit_s=60.0)
+    while broker.groups:
+        intake.poll(4, 0, 0.0)
+    assert [group.task_id for group in intake.collected()] == ["train-2", "train-4", "train-7"]
+    assert broker.releases == [(["train-1"], "trained")]  # that one was trained before the checkpoint
+    assert (feed.cursor, feed.unfinished) == (8, [2, 3, 4, 5, 6, 7])
+    feed.finished(["train-2", "train-4", "train-7"])
+    broker.credit = 1000
+    feed.top_up(3)
+    assert broker.tasks == ["train-3", "train-5", "train-6"]  # none is left out, none comes twice

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from common.config import LossSection
 from learner.batch import build_batch
 from learner.loss import LossConfig, policy_loss
-from learner.metrics import step_record
 from learner.packing import pack
 from learner.ranks import Ranks
+from learner.step_log import step_record
 from learner.trainer import Trainer
 from tests.learner_rig import make_config, make_group, tiny_model
 from tests.unit.test_learner_loss import case, nested

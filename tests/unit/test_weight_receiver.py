@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+import vllm.distributed.weight_transfer.base  # noqa: F401  the loader imports it; here, it is outside of any deadline
 import zmq
 import zmq.asyncio
 

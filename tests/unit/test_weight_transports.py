@@ -143,8 +143,9 @@ class BrokenLLM:
     def __init__(self, *, hang: bool) -> None:
         self.hang = hang
         self.resumed = False
+        self.engine_core = self
 
-    async def pause_generation(self, **_: Any) -> None: ...
+    async def pause_scheduler_async(self, **_: Any) -> None: ...
 
     async def resume_generation(self) -> None:
         self.resumed = True
