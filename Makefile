@@ -5,6 +5,7 @@
 # make lint    format, lint, types
 # make bench   side-by-side measurements
 # make evaluator-languages   compilers and interpreters of graded programs (Debian; needs root)
+# make monitoring-tools      Prometheus and promtool (Debian; needs root)
 #
 # PYTHON=python3.12       the interpreter that .venv is made from (at least 3.11)
 # TORCH_INDEX=URL         index for PyTorch alone, such as https://download.pytorch.org/whl/cpu
@@ -21,7 +22,7 @@ READY_DEV := $(VENV)/.ready-dev
 NAME = demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
-.PHONY: demo r1 test lint check bench evaluator-languages setup setup-dev clean
+.PHONY: demo r1 test lint check bench evaluator-languages monitoring-tools setup setup-dev clean
 
 demo: setup
 	$(BIN)/zeroq run recipes/configs/cpu_demo.yaml run.name=$(NAME) $(ARGS)
@@ -47,6 +48,9 @@ bench: setup
 
 evaluator-languages:
 	sh requirements/languages.sh
+
+monitoring-tools:
+	sh requirements/monitoring.sh
 
 setup: $(READY)
 

@@ -15,11 +15,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError, ZeroqError
+from launcher.autoscaler_options import add_parser as add_autoscaler
 from launcher.eval_options import add_parser as add_eval
 from launcher.job_commands import COMMANDS as JOB_COMMANDS
 from launcher.job_commands import add_job_parsers
+from launcher.k8s_options import add_parsers as add_k8s
+from launcher.k8s_options import add_status_arguments
+from launcher.keygen_options import add_parser as add_keygen
 from launcher.pipeline_options import add_parser as add_pipeline
+from launcher.prepare_options import add_parser as add_prepare
 from launcher.share_options import add_parsers as add_sharing
+from launcher.watch.options import add_parser as add_watch
 
 _DESCRIPTION = """\
 Train reasoning models with reinforcement learning, as processes that talk over message queues.
@@ -27,6 +33,7 @@ Train reasoning models with reinforcement learning, as processes that talk over 
   zeroq run recipes/configs/cpu_demo.yaml            train a small model on this machine's CPU
   zeroq check recipes/configs/r1_zero_gsm8k.yaml     say what a run would do, and what is wrong with it
   zeroq status                                       what the newest run is doing
+  zeroq watch --html                                 the same as a page of charts
   zeroq eval runs/NAME/checkpoints/step-60 --data gsm8k_test.jsonl --samples 16
 """
 
@@ -70,8 +77,11 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file; see recipes/configs/")
         command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
 
+    run.add_argument("--monitor", action="store_true", help="with a Prometheus of its own (docs/monitoring.md)")
+
     status = commands.add_parser("status", help="what a run is doing, or how it ended")
     status.add_argument("run_dir", nargs="?", metavar="RUN_DIR", help="default: the newest below runs/")
+    add_status_arguments(status)
     report = commands.add_parser("report", help="write report.html anew, also of a run that is going on")
     report.add_argument("run_dir", nargs="?", metavar="RUN_DIR", help="default: the newest below runs/")
     scale = commands.add_parser(
@@ -87,6 +97,11 @@ def build_parser() -> argparse.ArgumentParser:
     add_job_parsers(commands)
     add_pipeline(commands)
     add_sharing(commands)
+    add_prepare(commands)
+    add_watch(commands)
+    add_keygen(commands)
+    add_autoscaler(commands)
+    add_k8s(commands)
     init = commands.add_parser(
         "init-model",
         help="make the demo's small random model",
@@ -177,7 +192,7 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "run":
         from launcher.run import run_training
 
-        return run_training(options.config, options.overrides)
+        return run_training(options.config, options.overrides, monitor=options.monitor)
     if options.command == "check":
         from launcher.preview import print_preview
 
@@ -200,10 +215,30 @@ def _dispatch(options: argparse.Namespace) -> int:
         from launcher.job_commands import run_job_command
 
         return run_job_command(options.command, options.config, options.overrides)
+    if options.command == "watch":
+        from launcher.watch.options import run_from_options
+
+        return run_from_options(options)
+    if options.command == "prepare":
+        from launcher.prepare_options import run_from_options as run_prepare
+
+        return run_prepare(options)
     if options.command in ("samples", "push"):
         from launcher.share_options import run_command
 
         return run_command(options)
+    if options.command == "autoscaler":
+        from launcher.autoscaler_options import run_from_options as run_autoscaler
+
+        return run_autoscaler(options)
+    if options.command in ("submit", "logs") or (options.command == "status" and options.k8s):
+        from launcher.k8s_options import run_from_options as run_k8s
+
+        return run_k8s(options)
+    if options.command == "keygen":
+        from launcher.keygen_options import run_from_options
+
+        return run_from_options(options)
     if options.command == "init-model":
         return _init_model(options.path, options.seed, options.shape)
     from launcher.run_directory import open_run

@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from common.client import BrokerClient
+from common.config import RunConfig
 from common.errors import BrokerUnavailable
+from common.keys import Keys
 from common.lifecycle import RunPaths
-from common.messages import GetStatus, Hello, StatusReport, Welcome
+from common.messages import Drain, GetStatus, Hello, StatusReport, Welcome
 from common.wire import Envelope
 
 STATUS_EVERY_S = 1.0
@@ -133,11 +135,13 @@ def token_rate(samples: list[tuple[float, int]]) -> float | None:
 
 
 class RunMonitor:
-    """Keeps a `RunView` current. A context manager, because of its connection to the broker."""
+    """Keeps a `RunView` current. A context manager, because of its connection to the broker. UserError for keys that
+    will not do."""
 
-    def __init__(self, paths: RunPaths) -> None:
+    def __init__(self, paths: RunPaths, config: RunConfig) -> None:
         self.view = RunView()
         self._paths = paths
+        self._keys = Keys.for_process(config, paths, "monitor")
         self._metrics = LineTail(paths.metrics)
         self._events = LineTail(paths.events)
         self._client: BrokerClient | None = None
@@ -173,12 +177,17 @@ class RunMonitor:
                 return self.view.status
         return self.view.status
 
+    def drain(self, names: list[str], for_s: float) -> None:
+        """Have the broker give these processes no new work for so many seconds (0: work again). Nobody waits for it."""
+        if self._client is not None and self._introduced:
+            self._client.call(Drain(names=names, for_s=for_s))
+
     def _ask_status(self) -> None:
         if self._client is None:
             if not self._paths.endpoints.exists():
                 return
             endpoint = json.loads(self._paths.endpoints.read_text())["monitor"]
-            self._client = BrokerClient(endpoint, "monitor", "launcher")
+            self._client = BrokerClient(endpoint, "monitor", "launcher", keys=self._keys)
             self._introduced = False
         if self._question is not None and self._question.done():
             question, self._question = self._question, None

@@ -2,6 +2,7 @@
 
     broker, evaluators, actors, learner ── poll() ── actor or evaluator died: restart it, within its budget
                                                   ── broker died, learner failed, budget spent: RunFailure with its log
+                                                  ── Prometheus, budget spent: the run goes on without it
                                                   ── learner exited 0: done
 
 No process outlives the launcher, however the launcher ends: children get the parent-death signal before they become
@@ -34,8 +35,14 @@ from common.errors import EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
 from common.lifecycle import RunPaths
 from launcher.processes import ProcessRole, ProcessSpec
 
-STOP_ORDER: tuple[ProcessRole, ...] = ("learner", "actor", "evaluator", "broker")
-STOP_DEADLINE_S: dict[ProcessRole, float] = {"learner": 30.0, "actor": 15.0, "evaluator": 10.0, "broker": 10.0}
+STOP_ORDER: tuple[ProcessRole, ...] = ("learner", "actor", "evaluator", "broker", "prometheus")
+STOP_DEADLINE_S: dict[ProcessRole, float] = {
+    "learner": 30.0,
+    "actor": 15.0,
+    "evaluator": 10.0,
+    "broker": 10.0,
+    "prometheus": 10.0,
+}
 MARK = "ZEROQ_POOL"
 _CHILD = Path(__file__).with_name("child.py")
 _PR_SET_CHILD_SUBREAPER = 36
@@ -81,7 +88,7 @@ class Pool:
         self._paths = paths
         self._on_event = on_event
         self._backoff_s = backoff_s
-        self._deadlines = stop_deadline_s or STOP_DEADLINE_S
+        self._deadlines = STOP_DEADLINE_S | (stop_deadline_s or {})
         self._mark = uuid.uuid4().hex
         self._scratch = tempfile.mkdtemp(prefix="zeroq-")  # vLLM and torchrun leave sockets and folders behind
         self._children: dict[str, Child] = {}
@@ -138,6 +145,7 @@ class Pool:
                     child.process.kill()
             elif child.leave_by is not None:
                 del self._children[child.spec.name]
+                (self._paths.processes / f"{child.spec.name}.json").unlink(missing_ok=True)  # nothing to scrape there
             elif child.spec.role == "learner" and code == EXIT_OK:
                 return True
             else:
@@ -177,10 +185,16 @@ class Pool:
             )
 
     def _bury(self, child: Child, code: int) -> None:
-        """Restart a dead child within its budget, or end the run."""
+        """Restart a dead child within its budget, or end the run (Prometheus is only let go: it is no part of it)."""
         spec = child.spec
         how = f"{spec.name} ended with {describe_exit(code)}"
-        if code == EXIT_USER_ERROR:
+        if spec.role == "prometheus":
+            if child.restarts >= spec.max_restarts:
+                del self._children[spec.name]
+                log = self.last_lines(spec.name)
+                self._on_event("monitoring_ended", name=spec.name, exit=describe_exit(code), log=log)
+                return
+        elif code == EXIT_USER_ERROR:
             raise UserError(user_error_line(self.last_lines(spec.name)) or how)
         if spec.role in ("broker", "learner"):
             raise RunFailure(self._obituary(spec.name, how))

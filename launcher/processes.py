@@ -12,7 +12,7 @@ from common.config import RunConfig, TrainingSection
 from common.lifecycle import RunPaths
 from launcher.machine import Placement
 
-ProcessRole = Literal["broker", "evaluator", "actor", "learner"]
+ProcessRole = Literal["broker", "evaluator", "actor", "learner", "prometheus"]
 _ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -14,10 +14,12 @@ from rich.console import Console
 from common.config import RunConfig
 from common.errors import EXIT_INTERRUPTED, EXIT_OK, ZeroqError
 from common.lifecycle import RunPaths, StopFlag, record_event, register_process
+from launcher.autoscaler.local import RunScaler, export_autoscaler
 from launcher.display import Display, make_display
 from launcher.hub import CheckpointPusher
 from launcher.loggers import LogForwarder
 from launcher.monitor import RunMonitor, RunView
+from launcher.monitoring import Monitoring, forget_url
 from launcher.pool import Pool
 from launcher.processes import plan_processes
 from launcher.ready import ReadyRun, ready_run
@@ -28,36 +30,43 @@ from launcher.summary import make_summary, print_summary, write_summary
 _POLL_S = 0.1
 
 
-def run_training(config_path: Path, overrides: list[str], *, stop: StopFlag | None = None) -> int:
+def run_training(
+    config_path: Path, overrides: list[str], *, stop: StopFlag | None = None, monitor: bool = False
+) -> int:
     """Train; returns the exit code. UserError for bad input, RunFailure when the run cannot go on.
 
-    `stop`: the caller's flag, where it has taken over the signals already.
+    `stop`: the caller's flag, where it has taken over the signals already. `monitor`: with a Prometheus of its own.
     """
     started = time.monotonic()
     with ready_run(config_path, overrides) as ready:
         _forget_last_start(ready.paths)
         _announce(ready)
-        return _train(ready, started, stop or StopFlag().install())
+        return _train(ready, started, stop or StopFlag().install(), Monitoring(ready.paths) if monitor else None)
 
 
-def _train(ready: ReadyRun, started: float, stop: StopFlag) -> int:
+def _train(ready: ReadyRun, started: float, stop: StopFlag, monitoring: Monitoring | None) -> int:
     """From the first process to the report."""
     paths, config = ready.paths, ready.config
     console = Console()
-    register_process(paths, "launcher", "launcher", None)
     record_event(paths, "phase", name="starting")
     with (
-        RunMonitor(paths) as monitor,
+        contextlib.ExitStack() as exporter,
+        RunMonitor(paths, config) as monitor,
         LogForwarder(config.logging, paths, config.model_dump(mode="json")),
         CheckpointPusher(config.hub, paths) as pusher,
     ):
         result = "failed"
+        register_process(paths, "launcher", "launcher", export_autoscaler(config, exporter))
         try:
             with Pool(paths, partial(record_event, paths)) as pool:
                 pool.start(plan_processes(config, paths, ready.placement))
                 scale = ActorScale(config, paths, ready.placement)
+                if monitoring is not None:
+                    monitoring.start(pool)
                 with make_display(config) as display:
-                    finished = watch(pool, monitor, display, scale, stop)
+                    finished = watch(
+                        pool, monitor, display, scale, stop, monitoring, RunScaler(config, paths, pool, monitor)
+                    )
                 result = "finished" if finished else "interrupted"
                 if not finished:
                     print("stopping: learner, actors, evaluators, broker", flush=True)
@@ -73,14 +82,26 @@ def _train(ready: ReadyRun, started: float, stop: StopFlag) -> int:
     return EXIT_OK if result == "finished" else EXIT_INTERRUPTED
 
 
-def watch(pool: Pool, monitor: RunMonitor, display: Display, scale: ActorScale, stop: StopFlag) -> bool:
+def watch(
+    pool: Pool,
+    monitor: RunMonitor,
+    display: Display,
+    scale: ActorScale,
+    stop: StopFlag,
+    monitoring: Monitoring | None = None,
+    scaler: RunScaler | None = None,
+) -> bool:
     """Look after the processes and show the run; True when the learner has finished, False after a stop signal."""
     while not stop:
         if pool.poll():
             display.update(monitor.poll())
             return True
         scale.apply(pool)
+        if monitoring is not None:
+            monitoring.look_after(pool)
         display.update(monitor.poll())
+        if scaler is not None:
+            scaler.step(time.monotonic(), monitor)
         stop.wait(_POLL_S)
     return False
 
@@ -99,6 +120,7 @@ def _forget_last_start(paths: RunPaths) -> None:
     """A run that is continued must not believe the addresses and process records of its last life."""
     paths.endpoints.unlink(missing_ok=True)
     (paths.root / "scale.json").unlink(missing_ok=True)
+    forget_url(paths)
     shutil.rmtree(paths.processes, ignore_errors=True)
 
 

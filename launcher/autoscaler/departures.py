@@ -1,0 +1,51 @@
+"""Processes on their way out: they get no new work (Drain at the broker), finish what they have, and only then go.
+
+Nothing is lost either way, since a process that is stopped returns its leases. Draining first means that no work is
+done twice. It is bounded: who does not finish within `autoscaler.drain_s` is stopped all the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from launcher.autoscaler.damper import Decision
+
+Drain = Callable[[list[str], float], None]
+"""Tell the broker to give these processes no work for so many seconds; 0 seconds: give them work again."""
+
+GRACE_S = 30.0
+"""The broker goes on withholding work for so long after the deadline: until the process has really been stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Departure:
+    """A decision to have fewer, the names of those that go, and when they go at the latest (monotonic seconds).
+
+    `found`: how many were asked for when it began. If that changes, somebody else had a hand in it.
+    """
+
+    decision: Decision
+    found: int
+    names: tuple[str, ...]
+    deadline: float
+
+    @classmethod
+    def begin(
+        cls, decision: Decision, found: int, names: list[str], drain: Drain, now: float, drain_s: float
+    ) -> Departure:
+        """Drain `names` at the broker."""
+        if names:
+            drain(names, drain_s + GRACE_S)
+        return cls(decision, found, tuple(names), now + drain_s)
+
+    def due(self, leases: Mapping[str, int] | None, now: float) -> bool:
+        """Whether they may be stopped: none holds a lease, or time is up. `leases` None: not known at the moment."""
+        if now >= self.deadline or not self.names:
+            return True
+        return leases is not None and not any(leases.get(name, 0) for name in self.names)
+
+    def call_off(self, drain: Drain) -> None:
+        """They stay after all."""
+        if self.names:
+            drain(list(self.names), 0.0)

@@ -1,0 +1,51 @@
+"""Owns the command line of `zeroq autoscaler`."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from common.cli import Process
+
+_DESCRIPTION = "Change the number of evaluators and actors on Kubernetes, by the broker's status (docs/autoscaling.md)."
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to the sub-parsers of `zeroq`."""
+    command = commands.add_parser(
+        "autoscaler", help="scale evaluators and actors on Kubernetes", description=_DESCRIPTION
+    )
+    command.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="directory of this process")
+    command.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: DIR/config.yaml)")
+    command.add_argument("--name", default="autoscaler", help="this candidate's name in the Lease: the pod's")
+    command.add_argument("--keep-running", action="store_true", help="outlive the parent process (containers)")
+    command.add_argument("--check", action="store_true", help="verify what can be verified, start nothing; exit 0 or 2")
+    command.add_argument("--dry-run", action="store_true", help="decide and tell, change nothing, need no Lease")
+    command.add_argument(
+        "--kubeconfig-context", metavar="NAME", help="use the kubeconfig and this context ('' for the current one) "
+        "instead of the pod's service account"
+    )  # fmt: skip
+    command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+
+
+def run_from_options(options: argparse.Namespace) -> int:
+    """Run it; returns the exit code."""
+    from common.cli import main
+    from launcher.autoscaler.loop import run
+
+    context = options.kubeconfig_context
+    work = partial(run, dry_run=options.dry_run, context=context or None, in_cluster=context is None)
+    return main("autoscaler", work, _DESCRIPTION, check=check, arguments=options)
+
+
+def check(process: Process) -> None:
+    """What --check verifies: the broker can be reached by name, and the keys will do."""
+    from common.errors import UserError
+    from common.keys import check_keys
+
+    if process.config.broker.address is None:
+        raise UserError("broker.address: not set; the autoscaler finds the broker by it (with all four broker.ports)")
+    check_keys(process.config, "monitor")

@@ -1,0 +1,248 @@
+"""Requests to an API server: the official client's connection and paths, our errors, deadlines and back-off.
+
+Objects are plain dictionaries as the API has them (camelCase), in and out: the client's own model classes refuse what a
+newer server adds. Every request has a deadline. What a later attempt can mend (429, 5xx, no connection) is tried again
+within `patience_s`, waiting as long as the server asks for, or longer each time with some jitter.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import urllib3
+import yaml
+from kubernetes import client as api
+from kubernetes import config as kube_config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+
+from common.errors import UserError
+from launcher.k8s.errors import Access, Unavailable, of_response
+from launcher.k8s.names import NAMESPACE, Kind
+
+Object = dict[str, Any]
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+REQUEST_TIMEOUT_S = 5.0
+PATIENCE_S = 30.0
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 15.0
+_SILENT_LOG_S = 600.0
+_SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+log = logging.getLogger(__name__)
+
+
+class Cluster:
+    """A connection to one namespace. A context manager.
+
+    `patience_s`: how long a request may be tried again before Unavailable is raised; 0 for callers that have a loop of
+    their own. `wait` sleeps (tests).
+    """
+
+    def __init__(
+        self,
+        connection: api.ApiClient,
+        namespace: str,
+        *,
+        patience_s: float,
+        wait: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self.connection, self.namespace = connection, namespace
+        self._patience_s, self._wait = patience_s, wait
+        self._core = api.CoreV1Api(connection)
+        self._apps = api.AppsV1Api(connection)
+        self._coordination = api.CoordinationV1Api(connection)
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+
+    @property
+    def server(self) -> str:
+        """The API server's address."""
+        return str(self.connection.configuration.host)
+
+    # -------------------------------------------------------------- objects
+
+    def config_map(self, name: str) -> Object:
+        """A ConfigMap."""
+        return self._ask(Access("get", "configmaps", self.namespace, name), self._core.read_namespaced_config_map, name)
+
+    def patch_config_map(self, name: str, body: Object) -> Object:
+        """Merge `body` into a ConfigMap."""
+        access = Access("patch", "configmaps", self.namespace, name)
+        return self._patch(access, self._core.patch_namespaced_config_map, name, body, MERGE)
+
+    def create_config_map(self, body: Object) -> Object:
+        """Make a ConfigMap."""
+        access = Access("create", "configmaps", self.namespace)
+        return self._ask(access, self._core.create_namespaced_config_map, body=body)
+
+    def workload(self, kind: Kind, name: str) -> Object:
+        """A Deployment or StatefulSet."""
+        access = Access("get", f"{kind}s", self.namespace, name, "apps")
+        return self._ask(access, getattr(self._apps, f"read_namespaced_{_method(kind)}"), name)
+
+    def patch_workload(self, kind: Kind, name: str, body: Object) -> Object:
+        """Merge `body` into a Deployment or StatefulSet, containers by name."""
+        access = Access("patch", f"{kind}s", self.namespace, name, "apps")
+        return self._patch(access, getattr(self._apps, f"patch_namespaced_{_method(kind)}"), name, body, STRATEGIC)
+
+    def scale(self, deployment: str) -> Object:
+        """The Scale of a Deployment."""
+        access = Access("get", "deployments/scale", self.namespace, deployment, "apps")
+        return self._ask(access, self._apps.read_namespaced_deployment_scale, deployment)
+
+    def patch_scale(self, deployment: str, body: Object) -> Object:
+        """Merge `body` into the Scale of a Deployment; Conflict if it names a resourceVersion that has passed."""
+        access = Access("patch", "deployments/scale", self.namespace, deployment, "apps")
+        return self._patch(access, self._apps.patch_namespaced_deployment_scale, deployment, body, MERGE)
+
+    def pods(self, selector: str) -> list[Object]:
+        """Pods with these labels."""
+        access = Access("list", "pods", self.namespace)
+        found = self._ask(access, self._core.list_namespaced_pod, label_selector=selector)
+        return list(found.get("items") or [])
+
+    def patch_pod(self, name: str, body: Object) -> Object:
+        """Merge `body` into a pod."""
+        access = Access("patch", "pods", self.namespace, name)
+        return self._patch(access, self._core.patch_namespaced_pod, name, body, MERGE)
+
+    def lease(self, name: str) -> Object:
+        """A Lease."""
+        access = Access("get", "leases", self.namespace, name, "coordination.k8s.io")
+        return self._ask(access, self._coordination.read_namespaced_lease, name)
+
+    def replace_lease(self, name: str, body: Object) -> Object:
+        """Write a Lease; Conflict if its resourceVersion has passed."""
+        access = Access("update", "leases", self.namespace, name, "coordination.k8s.io")
+        return self._ask(access, self._coordination.replace_namespaced_lease, name, body=body)
+
+    def pod_log(self, pod: str, **options: Any) -> Iterator[bytes]:
+        """Lines of a pod's log, without line ends, as they come; ends with the stream. Unavailable when it breaks."""
+        access = Access("get", "pods/log", self.namespace, pod)
+        timeout = (REQUEST_TIMEOUT_S, _SILENT_LOG_S if options.get("follow") else 60.0)
+        response = self._send(access, self._core.read_namespaced_pod_log, pod, _request_timeout=timeout, **options)
+        return _lines(response, access, self.server)
+
+    # -------------------------------------------------------------- requests
+
+    def _patch(self, access: Access, method: Callable[..., Any], name: str, body: Object, kind: str) -> Object:
+        return self._ask(access, method, name, body=body, _content_type=kind)
+
+    def _ask(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Object:
+        response = self._send(access, method, *args, **options)
+        try:
+            answer = json.loads(response.data)
+        except (ValueError, urllib3.exceptions.HTTPError) as error:
+            raise Unavailable(
+                f"{self.server}: the answer to {access.verb} {access.target} is cut off: {error}"
+            ) from None
+        if not isinstance(answer, dict):
+            raise Unavailable(f"{self.server}: no Kubernetes object in answer to {access.verb} {access.target}")
+        return answer
+
+    def _send(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """One request, again until it is answered or patience ends. Conflicts are the caller's to resolve."""
+        begin, attempt = time.monotonic(), 0
+        while True:
+            try:
+                return self._send_once(access, method, *args, **options)
+            except Unavailable as error:
+                wait_s = error.retry_after_s
+                if wait_s is None:
+                    wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+                if time.monotonic() - begin + wait_s > self._patience_s:
+                    raise
+                log.warning("%s; trying again in %.1f s", error, wait_s)
+                self._wait(wait_s)
+                attempt += 1
+
+    def _send_once(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        options.setdefault("_request_timeout", REQUEST_TIMEOUT_S)
+        named = ("namespace",) if not access.name or access.verb == "create" else ("name", "namespace")
+        given = dict(zip(named, (*args, self.namespace), strict=True))
+        try:
+            return method(**given, _preload_content=False, **options)
+        except ApiException as error:
+            if error.status:
+                raise of_response(access, int(error.status), error.body, error.headers) from None
+            raise Unavailable(f"{self.server}: cannot {access.verb} {access.target}: {_brief(error)}") from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unavailable(f"{self.server}: the API server does not answer: {_brief(error)}") from None
+
+
+def connect(
+    *,
+    context: str | None = None,
+    namespace: str | None = None,
+    patience_s: float | None = None,
+    in_cluster: bool = False,
+) -> Cluster:
+    """A connection by the kubeconfig ($KUBECONFIG, ~/.kube/config), or as the pod's service account.
+
+    The namespace is the one given, else the pod's own, else `zeroq`. `patience_s` None: PATIENCE_S. UserError when
+    there is no usable configuration.
+    """
+    configuration = api.Configuration()
+    try:
+        if in_cluster:
+            kube_config.load_incluster_config(client_configuration=configuration)
+        else:
+            kube_config.load_kube_config(context=context, client_configuration=configuration)
+    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+        where = "this pod's service account" if in_cluster else "the kubeconfig ($KUBECONFIG or ~/.kube/config)"
+        remedy = (
+            "set automountServiceAccountToken" if in_cluster else "name a good one, or check it with kubectl version"
+        )
+        raise UserError(f"cannot use {where}: {_brief(error)}; {remedy}") from None
+    configuration.retries = False  # ours know what the server asked for
+    return Cluster(
+        api.ApiClient(configuration),
+        namespace or _own_namespace(),
+        patience_s=PATIENCE_S if patience_s is None else patience_s,
+    )
+
+
+def _own_namespace() -> str:
+    try:
+        return _SERVICE_ACCOUNT_NAMESPACE.read_text(encoding="utf-8").strip() or NAMESPACE
+    except OSError:
+        return NAMESPACE
+
+
+def _method(kind: Kind) -> str:
+    return "stateful_set" if kind == "statefulset" else kind
+
+
+def _lines(response: Any, access: Access, server: str) -> Iterator[bytes]:
+    rest = b""
+    try:
+        for chunk in response.stream(amt=None, decode_content=True):
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    except (urllib3.exceptions.HTTPError, OSError) as error:
+        raise Unavailable(f"{server}: {access.target}: the stream broke: {_brief(error)}") from None
+    finally:
+        response.close()
+    if rest:
+        yield rest
+
+
+def _brief(error: BaseException) -> str:
+    """The innermost reason, in one line."""
+    reason: BaseException = error
+    while isinstance(getattr(reason, "reason", None), BaseException):
+        reason = reason.reason  # type: ignore[attr-defined]
+    text = str(getattr(reason, "reason", None) or reason) or type(reason).__name__
+    return " ".join(text.split())[:300]

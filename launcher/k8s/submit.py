@@ -1,0 +1,211 @@
+"""Owns `zeroq submit`: verify, write the ConfigMap, restart who reads what has changed.
+
+    read CONFIG ── verify ── compare with the ConfigMap ── plan ──> [patch ConfigMap] ──> [patch pod templates] ──> done
+
+Interrupted at any point, the same command finishes the job: the ConfigMap carries the names of those that still have to
+restart, in an annotation that is written together with the configuration.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common.config import RunConfig
+from common.config_file import validate
+from common.errors import EXIT_OK, UserError
+from launcher.k8s.client import Cluster, Object
+from launcher.k8s.cluster_config import SHIPPED, check_leases, dump, parse, read_for_cluster
+from launcher.k8s.errors import Missing
+from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS, Workload
+from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
+
+PENDING = "zeroq/restart-pending"
+RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_ROOMS = ("control", "actor", "learner", "evaluator")
+_SHOWN_KEYS = 4
+
+
+@dataclass(frozen=True)
+class Restart:
+    """One workload that starts anew: why, and with which images (container's name to image; empty: the same)."""
+
+    workload: Workload
+    reasons: list[str]
+    images: dict[str, str] = field(default_factory=dict)
+    init_images: dict[str, str] = field(default_factory=dict)
+
+    def patch(self, moment: str) -> Object:
+        """What to merge into the workload."""
+        pod: dict[str, Any] = {}
+        if self.images:
+            pod["containers"] = [{"name": name, "image": image} for name, image in self.images.items()]
+        if self.init_images:
+            pod["initContainers"] = [{"name": name, "image": image} for name, image in self.init_images.items()]
+        template: dict[str, Any] = {"metadata": {"annotations": {RESTARTED_AT: moment}}}
+        return {"spec": {"template": {**template, "spec": pod} if pod else template}}
+
+
+@dataclass(frozen=True)
+class Present:
+    """What the cluster has: the ConfigMap (None: not yet), its configuration (None: cannot be read), the workloads."""
+
+    config_map: Object | None
+    tree: dict[str, Any]
+    config: RunConfig | None
+    workloads: dict[Workload, Object]
+
+    @property
+    def text(self) -> str | None:
+        """The configuration as it is written there."""
+        return None if self.config_map is None else (self.config_map.get("data") or {}).get(CONFIG_KEY)
+
+    @property
+    def pending(self) -> list[str]:
+        """Roles whose restart an earlier submit did not get to."""
+        annotations = ((self.config_map or {}).get("metadata") or {}).get("annotations") or {}
+        return [role for role in str(annotations.get(PENDING) or "").split(",") if role in EVERYBODY]
+
+
+def submit(
+    cluster: Cluster, path: Path, overrides: list[str], *, dry_run: bool = False, image_tag: str | None = None
+) -> int:
+    """Run a configuration; returns the exit code. UserError before anything is changed; ClusterError at any time."""
+    if image_tag is not None and _TAG.fullmatch(image_tag) is None:
+        raise UserError(f"--image-tag {image_tag}: not an image tag (letters, digits, _ . - and at most 128)")
+    present = look(cluster)
+    config = read_for_cluster(path, overrides, present.tree)
+    check_leases(config, {workload.role: grace_s(found) for workload, found in present.workloads.items()})
+    keys = changed_keys(present.config, config) if present.config is not None else None
+    plan = make_plan(present, keys, image_tag)
+    print(f"namespace {cluster.namespace} of {cluster.server}")
+    tell(present, keys, plan)
+    if dry_run:
+        print("dry run: nothing was changed" if plan or keys != [] else "dry run: there is nothing to change")
+        return EXIT_OK
+    if keys != [] or plan:
+        carry_out(cluster, present, dump(config) if keys != [] else None, plan)
+        print("done; see zeroq status --k8s")
+    return EXIT_OK
+
+
+def look(cluster: Cluster) -> Present:
+    """Read what is there. A configuration there that is no longer valid counts as none: everything restarts."""
+    config_map: Object | None
+    try:
+        config_map = cluster.config_map(CONFIG_MAP)
+    except Missing:
+        config_map = None
+    text = None if config_map is None else (config_map.get("data") or {}).get(CONFIG_KEY)
+    tree = parse(text) if text else parse(SHIPPED.read_text(encoding="utf-8"), str(SHIPPED))
+    config: RunConfig | None = None
+    if text:
+        try:
+            config = validate(RunConfig, tree, f"ConfigMap {CONFIG_MAP}")
+        except UserError as error:
+            print(f"note: {error}; all roles restart")
+    workloads: dict[Workload, Object] = {}
+    for workload in WORKLOADS:
+        try:
+            workloads[workload] = cluster.workload(workload.kind, workload.name)
+        except Missing:
+            if not workload.optional:
+                raise
+    return Present(config_map, tree, config, workloads)
+
+
+def make_plan(present: Present, keys: list[str] | None, image_tag: str | None) -> list[Restart]:
+    """Who restarts, in order. `keys` None: everybody.
+
+    A broker that starts anew has lost the learner's tasks: the learner then starts again from its checkpoint, too.
+    """
+    because = {role: ["(all of it)"] for role in EVERYBODY} if keys is None else restarts(keys)
+    for role in present.pending:
+        because.setdefault(role, ["(an earlier submit did not get to it)"])
+    plan: list[Restart] = []
+    for workload, found in present.workloads.items():
+        pod = found["spec"]["template"]["spec"]
+        images = _retagged(pod.get("containers") or [], image_tag)
+        init_images = _retagged(pod.get("initContainers") or [], image_tag)
+        reasons = list(because.get(workload.role, []))
+        if images or init_images:
+            reasons.append(f"image tag {image_tag}")
+        if not reasons and workload.role == "learner" and any(restart.workload.role == "broker" for restart in plan):
+            reasons.append("(the broker restarts)")
+        if reasons:
+            plan.append(Restart(workload, reasons, images, init_images))
+    return plan
+
+
+def tell(present: Present, keys: list[str] | None, plan: list[Restart]) -> None:
+    """Say what changes, who restarts, and what is kept."""
+    if keys is None:
+        print("configuration: new" if present.text is None else "configuration: replaces one that cannot be read")
+    elif keys:
+        print(f"configuration: {len(keys)} key(s) change: {_shown(keys)}")
+    else:
+        print("configuration: unchanged")
+    if keys and "model" in keys:
+        print("note: the model changes; the learner refuses checkpoints of another one: give it a new volume claim")
+    restarting = {restart.workload.role for restart in plan}
+    for restart in plan:
+        role = restart.workload.role
+        print(f"  restarts {restart.workload.name}: {_shown(restart.reasons)}; {KEPT[role]}")
+    staying = [workload.name for workload in present.workloads if workload.role not in restarting]
+    if staying:
+        print(f"  goes on as it is: {', '.join(staying)}")
+
+
+def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[Restart]) -> None:
+    """Write the configuration (None: as it is) with the list of restarts, restart, clear the list."""
+    roles = ",".join(restart.workload.role for restart in plan)
+    body: Object = {"metadata": {"annotations": {PENDING: roles or None}}}
+    if text is not None:
+        body["data"] = {CONFIG_KEY: text}
+    if present.config_map is None:
+        labels = {"app.kubernetes.io/name": "zeroq", "app.kubernetes.io/part-of": "zeroq"}
+        metadata = {"name": CONFIG_MAP, "labels": labels, "annotations": {PENDING: roles} if roles else {}}
+        cluster.create_config_map({"apiVersion": "v1", "kind": "ConfigMap", **body, "metadata": metadata})
+    else:
+        cluster.patch_config_map(CONFIG_MAP, body)
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    for restart in plan:
+        cluster.patch_workload(restart.workload.kind, restart.workload.name, restart.patch(moment))
+        print(f"restarting {restart.workload.name}", flush=True)
+    if plan:
+        cluster.patch_config_map(CONFIG_MAP, {"metadata": {"annotations": {PENDING: None}}})
+
+
+def grace_s(workload: Object) -> float:
+    """How long its pods have to end, seconds."""
+    return float(workload["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or 30)
+
+
+def with_tag(image: str, tag: str) -> str:
+    """`image` with another tag; a digest, which would win over the tag, goes."""
+    bare = image.partition("@")[0]
+    head, _, last = bare.rpartition("/")
+    return f"{head}/{last.partition(':')[0]}:{tag}" if head else f"{last.partition(':')[0]}:{tag}"
+
+
+def is_ours(image: str) -> bool:
+    """Whether it is one of zeroq's images, in whatever registry and folder."""
+    name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
+    return "zeroq" in image and any(name == room or name.endswith(f"-{room}") for room in _ROOMS)
+
+
+def _retagged(containers: list[Object], tag: str | None) -> dict[str, str]:
+    """Images that change, by container."""
+    if tag is None:
+        return {}
+    wanted = {c["name"]: with_tag(c["image"], tag) for c in containers if is_ours(c["image"])}
+    return {c["name"]: wanted[c["name"]] for c in containers if wanted.get(c["name"], c["image"]) != c["image"]}
+
+
+def _shown(keys: list[str]) -> str:
+    more = len(keys) - _SHOWN_KEYS
+    return ", ".join(keys[:_SHOWN_KEYS]) + (f" and {more} more" if more > 0 else "")
