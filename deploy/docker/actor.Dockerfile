@@ -1,0 +1,66 @@
+# The actor image: vLLM. For CUDA, or for CPUs with --build-arg ACCELERATOR=cpu --build-arg TORCH_INDEX=...
+#
+#   docker build -f deploy/docker/actor.Dockerfile -t zeroq/actor:0.1.0 .
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm@sha256:a36c24f9cbdf4fd0f52d67f0823eeac19c2028c637cecc392d97f980d4fec56b
+
+# zeroq's own packages as pyproject.toml declares them: what is not declared is in no image.
+FROM ${PYTHON_IMAGE} AS app
+WORKDIR /src
+RUN pip install --no-cache-dir --no-deps setuptools==78.1.1
+COPY . .
+RUN pip install --no-cache-dir --no-deps --no-build-isolation --no-compile --target /app . \
+    && python -m compileall -q --invalidation-mode unchecked-hash /app
+
+# Down to the mark, actor.Dockerfile and learner.Dockerfile are the same, so that the two images share these layers.
+FROM ${PYTHON_IMAGE} AS actor
+ARG ACCELERATOR=cuda
+ARG TORCH_INDEX=
+# The C compiler is Triton's: it compiles a launcher for each kernel when it first runs.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends gcc libc6-dev libnuma1 tini \
+    && rm -rf /var/lib/apt/lists/* \
+    && groupadd --gid 10001 zeroq \
+    && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin zeroq \
+    && install -d -o 10001 -g 10001 /var/lib/zeroq/run \
+    && python -m venv --without-pip /opt/venv
+COPY requirements/images/torch-${ACCELERATOR}.txt /opt/requirements/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --only-binary :all: \
+        ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} -r "/opt/requirements/torch-${ACCELERATOR}.txt"
+COPY requirements/images/vllm.txt requirements/images/vllm-${ACCELERATOR}.txt /opt/requirements/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --only-binary :all: \
+        -r /opt/requirements/vllm.txt -r "/opt/requirements/vllm-${ACCELERATOR}.txt"
+# HOME: what is compiled or cached while running goes to /tmp. USER: PyTorch asks for the name, which a pod with
+# another user id has none of. NVIDIA_DRIVER_CAPABILITIES: which of the driver's libraries a pod that asks for a GPU gets;
+# NVIDIA_VISIBLE_DEVICES stays unset, or every pod would see every GPU. flashinfer is not installed.
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONPATH=/opt/zeroq \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    HOME=/tmp \
+    USER=zeroq \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    VLLM_USE_FLASHINFER_SAMPLER=0
+# The mark.
+COPY requirements/images/actor.txt /opt/requirements/
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --only-binary :all: -r /opt/requirements/actor.txt
+COPY --from=app /app/zeroq-*.dist-info /opt/zeroq/zeroq.dist-info/
+COPY --from=app /app/common /opt/zeroq/common
+COPY --from=app /app/actor /opt/zeroq/actor
+ARG VERSION=unknown
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="zeroq actor" \
+      org.opencontainers.image.description="zeroq's samplers: vLLM" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+WORKDIR /opt/zeroq
+USER 10001:10001
+# Metrics and probes.
+EXPOSE 9400
+STOPSIGNAL SIGTERM
+# Kubernetes probes the metrics port.
+HEALTHCHECK NONE
+ENTRYPOINT ["tini", "--", "python", "-m"]
+CMD ["actor", "--run-dir", "/var/lib/zeroq/run", "--config", "/etc/zeroq/config.yaml", "--keep-running"]
