@@ -73,7 +73,7 @@ LABEL org.opencontainers.image.title="zeroq learner" \
       org.opencontainers.image.revision="${REVISION}"
 WORKDIR /opt/zeroq
 USER 10001:10001
-# Weights socket, gloo's rendezvous store, torchrun's rendezvous; metrics and probes.
+# Weights socket, gloo's rendezvous store, the gang's seat; metrics and probes.
 EXPOSE 7610 7611 7620 9400
 STOPSIGNAL SIGTERM
 # Kubernetes probes the metrics port.
