@@ -7,7 +7,7 @@ from collections import Counter
 from broker.drains import Drains
 from broker.leases import LeaseBook
 from broker.ledger import Ledger
-from broker.meter import Meter
+from broker.meter import Meter, WaitCause
 from broker.peers import Peers
 from broker.queues import Deadlines
 from broker.records import Generated, Lease, LeaseOutcome, RefusalCode, Task
@@ -43,8 +43,18 @@ class Core:
 
     def advance(self, now: float) -> None:
         """The time is `now`; called before each event is looked at."""
-        self.meter.advance(self, now)
+        self.meter.advance(self.learner_waits_for(now), now)
         self.ledger.now = now
+
+    def learner_waits_for(self, now: float) -> WaitCause | None:
+        """Why there is no group for a learner that waits for one; None while it does not."""
+        if not self.waiting.lines["train"]:
+            return None
+        if self.ledger.queues["grade"]:
+            return "grading"
+        idle = any(not self.drains.holds(waiter.name, now) for waiter in self.waiting.lines["generate"].values())
+        in_work = bool(self.ledger.queues["generate"]) or self.leases.num_active["generate"] > 0
+        return "actors" if in_work and not idle else "other"
 
     @property
     def paced(self) -> bool:

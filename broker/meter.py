@@ -6,10 +6,7 @@ differences of two reports. Pure, like the rest of the state machine.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from broker.core import Core
+from typing import Literal
 
 WaitCause = Literal["grading", "actors", "other"]
 """What the learner waits for: groups that wait for an evaluator; groups that all actors together have not made yet,
@@ -24,18 +21,8 @@ class Meter:
         self.learner_waiting_s: dict[WaitCause, float] = {"grading": 0.0, "actors": 0.0, "other": 0.0}
         self._advanced_to = now
 
-    def advance(self, core: Core, now: float) -> None:
-        """Account for the time since the last event; called before `core` changes."""
+    def advance(self, waits_for: WaitCause | None, now: float) -> None:
+        """Account for the time since the last event, in which the learner waited for that (None: not at all)."""
         passed_s, self._advanced_to = now - self._advanced_to, max(now, self._advanced_to)
-        if passed_s > 0 and core.waiting.lines["train"]:
-            self.learner_waiting_s[wait_cause(core, now)] += passed_s
-
-
-def wait_cause(core: Core, now: float) -> WaitCause:
-    """Why there is no group for a learner that waits for one."""
-    ledger = core.ledger
-    if ledger.queues["grade"]:
-        return "grading"
-    idle = any(not core.drains.holds(waiter.name, now) for waiter in core.waiting.lines["generate"].values())
-    in_work = bool(ledger.queues["generate"]) or core.leases.num_active["generate"] > 0
-    return "actors" if in_work and not idle else "other"
+        if passed_s > 0 and waits_for is not None:
+            self.learner_waiting_s[waits_for] += passed_s

@@ -11,13 +11,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.errors import UserError
 from common.lifecycle import write_atomic
-
-if TYPE_CHECKING:
-    from launcher.samples import Found
+from launcher.samples import Found
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem; }

@@ -55,7 +55,7 @@ def _add_push(commands: Any) -> None:
 def run_command(options: argparse.Namespace) -> int:
     """Run the one that was asked for; returns the exit code."""
     if options.command == "samples":
-        from launcher.samples import samples_from_options
+        from launcher.samples_command import samples_from_options
 
         return samples_from_options(options)
     from launcher.hub import push_from_options

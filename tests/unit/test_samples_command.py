@@ -16,7 +16,8 @@ from rich.console import Console
 from common.errors import UserError
 from launcher.cli import main
 from launcher.report import write_report
-from launcher.samples import Filters, parse_steps, read_samples, show_table
+from launcher.samples import Filters, parse_steps, read_samples
+from launcher.samples_command import show_table
 from learner.samples import write_part
 from tests.unit.launcher_history import write_history
 
