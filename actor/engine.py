@@ -16,6 +16,7 @@ from typing import Any
 from actor.engine_stats import engine_reports, follow
 from actor.environment import prepare, starting_engine, torch_is_fresh
 from actor.group import GeneratedGroup, GenerationAborted, pack
+from actor.metrics import engine_is_idle
 from actor.plugin import engine_name
 from common.config import RolloutSection, RunConfig
 from common.errors import RunFailure, UserError, ZeroqError
@@ -142,6 +143,8 @@ class Engine:
         finally:
             self._tokens_of_past_requests += self._running.pop(request_id)
             del self._began_at[request_id]
+            if not self._running:
+                engine_is_idle()
         return group
 
     async def abort(self, request_id: str) -> None:

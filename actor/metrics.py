@@ -80,6 +80,12 @@ def observe_engine(stats: Any) -> None:
         PREEMPTIONS.inc(cache.preempted_requests)
 
 
+def engine_is_idle() -> None:
+    """Nothing is being sampled. vLLM reports with its steps alone, and none comes after requests were aborted."""
+    for gauge in (ENGINE_RUNNING, ENGINE_WAITING, KV_CACHE_USAGE):
+        gauge.set(0)
+
+
 class RateMeter:
     """Tokens per second over the last `window_s` seconds."""
 

@@ -329,6 +329,7 @@ def test_the_engine_reports_its_scheduler_and_the_front_end_keeps_no_statistics(
         assert figure("prefix_cache_queries_total") - before >= len(PROMPT)
 
     rig.run(sample)
+    assert figure("rollouts_running") == figure("kv_cache_usage_ratio") == 0
     assert max(running for running, _ in seen) == 4
     assert 0 < max(usage for _, usage in seen) <= 1
     assert rig.engine.llm.logger_manager is None

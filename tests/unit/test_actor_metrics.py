@@ -73,3 +73,7 @@ def test_figures_of_the_engine() -> None:
     assert value("engine_kv_cache_usage_ratio") == 0.75
     after = [value(f"engine_{name}") for name in counters]
     assert [b - a for a, b in zip(before, after, strict=True)] == [20, 12, 1]
+    metrics.engine_is_idle()  # after an abort no step comes that would say so
+    assert [value(f"engine_{name}") for name in ("rollouts_running", "rollouts_waiting", "kv_cache_usage_ratio")] == [
+        0
+    ] * 3
