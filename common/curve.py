@@ -97,7 +97,7 @@ class Dialler:
         if self._broken_off < _SUSPICIOUS:
             return None
         fault = (
-            f"no {self._server} listens there"
+            f"the {self._server} there wants keys, and this {self._client} has none (security.mode); or it is none"
             if self._keys is None
             else f"{self._keys.folder / self._server}.public is not its key, or it is no {self._server}"
         )
