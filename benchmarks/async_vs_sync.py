@@ -170,7 +170,11 @@ def measure(options: argparse.Namespace, start: Path, staleness: int) -> Side:
     """One run."""
     load, watch = Load(), ActorWatch()
     name = f"staleness-{staleness}"
-    overrides = [*training_overrides(options, start), f"learner.max_staleness={staleness}", "eval.every_steps=0"]
+    overrides = [
+        *training_overrides(options, start, options.seed),
+        f"learner.max_staleness={staleness}",
+        "eval.every_steps=0",
+    ]
     try:
         run = run_zeroq(options.config, options.out, name, [*overrides, *options.overrides], watch=watch)
     finally:

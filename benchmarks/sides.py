@@ -177,11 +177,11 @@ def start_model(options: argparse.Namespace, out: Path) -> Path:
     return run / "checkpoints" / "step-0"
 
 
-def training_overrides(options: argparse.Namespace, start: Path) -> list[str]:
+def training_overrides(options: argparse.Namespace, start: Path, seed: int) -> list[str]:
     """Settings of a measured run: from `start`, without another cold start, all checkpoints kept."""
     return [
         f"model={start}",
-        f"seed={options.seed}",
+        f"seed={seed}",
         "cold_start.steps=0",
         f"learner.max_steps={options.steps}",
         f"learner.checkpoint_every_steps={options.every}",

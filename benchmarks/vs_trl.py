@@ -160,8 +160,7 @@ def measure_zeroq(options: argparse.Namespace, start: Path, seed: int) -> Side:
     """zeroq's side."""
     load = Load()
     overrides = [
-        *training_overrides(options, start),
-        f"seed={seed}",
+        *training_overrides(options, start, seed),
         "eval.before_and_after=false",  # training tasks would be sampled in its shadow, before the clock starts
         f"eval.every_steps={options.eval_every}",
         *([] if shutil.which("g++") is None else ["actor.enforce_eager=false"]),

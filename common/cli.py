@@ -12,10 +12,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NoReturn
+from typing import Generic
 
 from typing_extensions import TypeVar
 
+from common.arguments import LineParser, add_process_options
 from common.check import check_process
 from common.config import CommonConfig, RunConfig
 from common.config_file import load
@@ -36,13 +37,6 @@ class Process(Generic[AnyConfig]):
     name: str
     stop: StopFlag
     health: Health = field(default_factory=Health)
-
-
-class LineParser(argparse.ArgumentParser):
-    """One line for a wrong command line, like for every other user's error."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
 
 
 def main(
@@ -78,7 +72,8 @@ def main_of(
         die_with_parent()
     configure_logging(arguments.name)
     paths = RunPaths(arguments.run_dir.resolve())
-    try:
+
+    def start() -> None:
         config = read_config(model, paths, arguments.config, arguments.overrides)
         stop = StopFlag()
         process = Process(config, paths, arguments.name, stop, Health(stopping=lambda: stop.draining))
@@ -87,7 +82,7 @@ def main_of(
             if check is not None:
                 check(process)
             print(f"{role}: {arguments.config or paths.config} is in order")
-            return EXIT_OK
+            return
         stop.install()
         port = None
         if export_metrics:
@@ -97,6 +92,14 @@ def main_of(
             port = start_exporter(host, wanted, process.health).port
         register_process(paths, arguments.name, role, port)
         run(process)
+
+    return exit_code_of(start)
+
+
+def exit_code_of(start: Callable[[], None]) -> int:
+    """Call `start`; what it raises becomes a line on standard error and an exit code."""
+    try:
+        start()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
@@ -109,12 +112,7 @@ def main_of(
 def parse_arguments(role: str, description: str, arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """`run_dir`, `config`, `name`, `keep_running`, `check` and `overrides`; exits with 2 and one line if it cannot."""
     parser = LineParser(prog=f"python -m {role}", description=description)
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="run directory of this process")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: DIR/config.yaml)")
-    parser.add_argument("--name", default=role, help="name of this process in logs and metrics")
-    parser.add_argument("--keep-running", action="store_true", help="outlive the parent process (containers)")
-    parser.add_argument("--check", action="store_true", help="verify what can be verified, start nothing; exit 0 or 2")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+    add_process_options(parser, role)
     return parser.parse_intermixed_args(arguments)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from common.arguments import LineParser
 from common.errors import EXIT_FAILURE, EXIT_INTERRUPTED, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError, ZeroqError
 from launcher.autoscaler_options import add_parser as add_autoscaler
 from launcher.eval_options import add_parser as add_eval
@@ -52,17 +53,10 @@ Files named in data.train and data.eval are also looked up in $ZEROQ_DATA.
 Exit codes: 0 success, 1 the run failed, 2 the input is wrong, 130 Ctrl-C."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line for a wrong command line, like for every other user's error."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line."""
     raw = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog="zeroq", description=_DESCRIPTION, formatter_class=raw)
+    parser = LineParser(prog="zeroq", description=_DESCRIPTION, formatter_class=raw)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="train", description="Train.", epilog=_OVERRIDES, formatter_class=raw)
@@ -118,7 +112,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_grade(commands: argparse._SubParsersAction[_Parser]) -> None:
+def _add_grade(commands: argparse._SubParsersAction[LineParser]) -> None:
     command = commands.add_parser(
         "grade",
         help="grade programs, answers, format and language: JSON lines in, JSON lines out",

@@ -18,12 +18,12 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from common.arguments import LineParser, add_process_options
 from common.check import check_address, check_process
-from common.cli import LineParser, read_config
+from common.cli import exit_code_of, read_config
 from common.config import RunConfig
-from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
+from common.errors import EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
 from common.health import Health
 from common.keys import Keys
 from common.lifecycle import RunPaths, StopFlag, configure_logging, die_with_parent, register_process
@@ -193,7 +193,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         die_with_parent()
     configure_logging(f"{options.name}-node{options.rank}")
     paths = RunPaths(options.run_dir.resolve())
-    try:
+
+    def start() -> None:
         config = read_config(RunConfig, paths, options.config, options.overrides)
         place = place_of(config, options)
         if options.check:
@@ -201,13 +202,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"learner.node: {options.config or paths.config} is in order")
         else:
             _run(config, paths, place, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except RunFailure as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return EXIT_FAILURE
-    return EXIT_OK
+
+    return exit_code_of(start)
 
 
 def _run(config: RunConfig, paths: RunPaths, place: Place, options: argparse.Namespace) -> None:
@@ -261,18 +257,13 @@ def place_of(config: RunConfig, options: argparse.Namespace) -> Place:
 
 def _parser() -> LineParser:
     parser = LineParser(prog="python -m learner.node", description="One machine's ranks of a learner, by torchrun.")
-    parser.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="run directory of this machine")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: DIR/config.yaml)")
+    add_process_options(parser, "learner")
     parser.add_argument("--nodes", type=int, required=True, metavar="N", help="number of machines")
     parser.add_argument("--rank", type=int, required=True, metavar="ORDINAL", help="number of this one, from 0")
     parser.add_argument("--rendezvous", required=True, metavar="HOST:PORT", help="where node 0 is reached")
-    parser.add_argument("--name", default="learner", help="name of the learner in logs and metrics")
-    parser.add_argument("--keep-running", action="store_true", help="outlive the parent process (containers)")
     parser.add_argument(
         "--exit-when-done", action="store_true", help="end when training is finished (default: wait to be stopped)"
     )
-    parser.add_argument("--check", action="store_true", help="verify what can be verified, start nothing; exit 0 or 2")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
     return parser
 
 
