@@ -46,3 +46,8 @@ def test_greedy_outputs_after_an_update_equal_a_freshly_loaded_engine(backend: s
     if backend == "nccl" and torch.cuda.device_count() < 2:
         pytest.skip("nccl needs two CUDA devices: one for the learner, one for the actor")
     subprocess.run([sys.executable, "-m", "tests.gpu.weights_check", backend, str(tmp_path)], check=True, timeout=580)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="nccl needs two CUDA devices")
+def test_either_side_is_lost_in_mid_broadcast_and_the_next_version_arrives(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "tests.gpu.weights_losses_check", "nccl", str(tmp_path)], check=True)

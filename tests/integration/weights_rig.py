@@ -17,16 +17,15 @@ T = TypeVar("T")
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], [200, 100, 50, 25, 12], [1, 2, 3]]
 
 
-def make_model(path: Path, *, seed: int, tied: bool) -> Path:
-    """A random float32 Qwen3 without a tokenizer."""
+def make_model(path: Path, *, seed: int, tied: bool, **sizes: int) -> Path:
+    """A random float32 Qwen3 without a tokenizer; `sizes` overrides some of its small ones."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
+    small = {"vocab_size": 320, "hidden_size": 64, "intermediate_size": 128}
     config = Qwen3Config(
-        vocab_size=320,
-        hidden_size=64,
-        intermediate_size=128,
+        **{**small, **sizes},
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
@@ -127,11 +126,12 @@ class EngineRig:
     def greedy(self, max_tokens: int = 48) -> list[list[int]]:
         """Greedy completions of PROMPTS."""
 
-        async def all_of_them() -> list[list[int]]:
-            outputs = await asyncio.gather(*(self.generate(prompt, max_tokens) for prompt in PROMPTS))
-            return [list(output.token_ids) for output in outputs]
+        return self.run(lambda: self.greedy_outputs(max_tokens))
 
-        return self.run(all_of_them)
+    async def greedy_outputs(self, max_tokens: int = 48) -> list[list[int]]:
+        """The same, from within the engine's loop."""
+        outputs = await asyncio.gather(*(self.generate(prompt, max_tokens) for prompt in PROMPTS))
+        return [list(output.token_ids) for output in outputs]
 
     def receiver(
         self, endpoint: str, *, name: str = "actor-0", on_version: Any = lambda version: None
