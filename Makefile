@@ -10,15 +10,18 @@
 # PYTHON=python3.12       the interpreter that .venv is made from (at least 3.11)
 # TORCH_INDEX=URL         index for PyTorch alone, such as https://download.pytorch.org/whl/cpu
 # ARGS='seed=1'           more key=value settings for the demo
+# JOBS=2                  test files that run side by side (each may start a model; 1: one after the other)
 
 PYTHON ?= python3
 TORCH_INDEX ?=
 ARGS ?=
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 READY := $(VENV)/.ready
 READY_DEV := $(VENV)/.ready-dev
+PYTEST := $(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 NAME = demo-$(shell date +%Y%m%d-%H%M%S)
 
 .DELETE_ON_ERROR:
@@ -31,7 +34,7 @@ r1: setup
 	$(BIN)/zeroq pipeline recipes/configs/r1_cpu.yaml $(ARGS)
 
 test: setup-dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 lint: setup-dev
 	$(BIN)/ruff format --check .
@@ -39,7 +42,7 @@ lint: setup-dev
 	$(BIN)/mypy
 
 check: lint
-	$(BIN)/python -m pytest -q tests/unit
+	$(PYTEST) tests/unit
 
 bench: setup
 	$(BIN)/python benchmarks/async_vs_sync.py

@@ -15,8 +15,9 @@ from actor.model_files import LearnersModel, learners_model
 from actor.vitals import Vitals
 from common.cli import Process, main
 from common.client import BrokerClient
+from common.introduction import connect
 from common.keys import Keys
-from common.lifecycle import record_event, wait_for_endpoint
+from common.lifecycle import record_event
 
 
 def run(process: Process) -> None:
@@ -38,8 +39,7 @@ async def _run(process: Process, keys: Keys | None, model: LearnersModel | None)
     engine = await Engine.start(process.config, process.name)
     try:
         await engine.warm_up(process.config.rollout, process.config.actor.max_concurrent_groups)
-        endpoint = wait_for_endpoint(process.paths, "actor", broker=process.config.broker)
-        with BrokerClient(endpoint, "actor", process.name, keys=keys) as client:
+        with connect(process, "actor", keys) as client:
             await _serve(process, engine, client, keys, model)
     finally:
         engine.shutdown()

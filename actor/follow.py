@@ -114,7 +114,7 @@ class WeightFollower:
         hello = Hello(role="actor", name=self._name, incarnation=self._incarnation, version=self.version)
         reply = (await self._broker.ask(hello)).header
         if not isinstance(reply, Welcome):
-            raise RunFailure(f"{self._name}: the broker does not welcome this actor: {reply!r}")
+            raise RunFailure(f"{self._name}: the broker does not welcome this actor: {reply}")
         return reply
 
 

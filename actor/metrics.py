@@ -24,7 +24,7 @@ VERSION = Gauge("zeroq_actor_policy_version", "Policy version of the weights ser
 GENERATION_SECONDS = Histogram(
     "zeroq_actor_generation_seconds",
     "From lease to finished group.",
-    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500),
+    buckets=(0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000),
     registry=REGISTRY,
 )
 TOKENS_PER_SECOND = Gauge("zeroq_actor_tokens_per_second", "Tokens of groups finished lately.", registry=REGISTRY)

@@ -24,11 +24,12 @@ import zmq
 
 from actor.follow import STATIC
 from common.cli import Process
-from common.client import BrokerClient, configure_socket, send_frames
+from common.client import configure_socket, send_frames
 from common.curve import Dialler
 from common.errors import BrokerUnavailable, KeyRefused, RunFailure, UserError, WireError
+from common.introduction import connect
 from common.keys import Keys
-from common.lifecycle import StopFlag, wait_for_endpoint
+from common.lifecycle import StopFlag
 from common.messages import ModelFiles, PullFiles, Refused
 from common.model_files import check_listing, set_digest
 from common.weights import digest_of
@@ -121,11 +122,10 @@ def learners_model(process: Process, keys: Keys | None) -> LearnersModel | None:
 
     A broker that does not answer is waited for like the learner. UserError for what waiting does not mend.
     """
-    endpoint = wait_for_endpoint(process.paths, "actor", broker=process.config.broker)
     folder = process.paths.served_models / process.name
     part = "model"
     try:
-        with BrokerClient(endpoint, "actor", process.name, keys=keys) as client:
+        with connect(process, "actor", keys) as client:
 
             def find() -> str | None:
                 try:

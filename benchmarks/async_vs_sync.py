@@ -34,7 +34,6 @@ import psutil
 from sides import (
     Judge,
     Load,
-    Parser,
     Side,
     add_options,
     checked,
@@ -52,6 +51,7 @@ from sides import (
     write_json,
 )
 
+from common.arguments import LineParser
 from common.client import BrokerClient
 from common.config import load_config
 from common.errors import BrokerUnavailable
@@ -75,7 +75,7 @@ _CPU_EVERY_S = 0.5
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = LineParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(made)
     made.add_argument(
         "--staleness", type=int, nargs="+", default=[0, 2], help="settings to run; the first is compared with (0 2)"

@@ -27,6 +27,7 @@ import zmq
 
 from broker.server import Server
 from common import messages as m
+from common.arguments import LineParser
 from common.client import configure_socket, send_frames
 from common.config import RunConfig
 from common.curve import Dialler
@@ -211,7 +212,7 @@ def broker(depth: int, keys: Path | None) -> Iterator[Driver]:
 
 def main() -> None:
     """Measure all ways in turn and print the ratios of the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=1000, help="groups in each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each way, interleaved")
     parser.add_argument("--depth", type=int, default=16, help="requests that each peer keeps under way")

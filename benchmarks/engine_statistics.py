@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from common.arguments import LineParser
 from common.config import RunConfig
 from common.messages import Sampling
 
@@ -31,7 +32,7 @@ NUM_GROUPS, GROUP_SIZE, MAX_TOKENS = 24, 8, 200
 
 def main() -> None:
     """Run all variants, or (in a child) one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=2, help="processes of each variant")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of sampling in each")
     parser.add_argument("--child", nargs=2, metavar=("VARIANT", "MODEL"), help=argparse.SUPPRESS)

@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
+from common.arguments import LineParser
 from common.client import BrokerClient
 from common.config import load_config
 from common.keys import Keys
@@ -42,7 +43,7 @@ ASSERTS = ["assert primes(2) == []", "assert primes(10) == [2, 3, 5, 7]", "asser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, default=40, help=f"groups of {GROUP_SIZE} programs a turn (default 40)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each pool (default 3)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure there as well")

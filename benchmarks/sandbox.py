@@ -34,6 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from common.arguments import LineParser
 from evaluator.sandbox.grader import CodeGrader
 from evaluator.sandbox.jail import base_interpreter
 from evaluator.sandbox.job import CodeJob
@@ -52,7 +53,7 @@ Round = Callable[[], int]  # runs some programs; returns how many tests that wer
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = LineParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7, help="turns of each contender (default 7)")
     parser.add_argument("--programs", type=int, default=20, help="programs a turn (default 20)")
     parser.add_argument("--languages", action="store_true", help="compilers too (two minutes more)")

@@ -306,13 +306,6 @@ def _children_s() -> float:
 # ---------------------------------------------------------------- command line
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for a wrong command line."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USER_ERROR, f"error: {message}; see {self.prog} --help\n")
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options of both benchmarks."""
     parser.add_argument("--start", metavar="DIR", help="cold-started model; default: make one (some 3 minutes)")

@@ -40,7 +40,6 @@ from sides import (
     ROOT,
     Judge,
     Load,
-    Parser,
     Side,
     add_options,
     checked,
@@ -57,6 +56,8 @@ from sides import (
     training_overrides,
     write_json,
 )
+
+from common.arguments import LineParser
 
 EPILOG = """\
 examples:
@@ -75,7 +76,7 @@ TRIALS = (("float32", 2), ("bfloat16", 2), ("float32", 1))
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    made = Parser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made = LineParser(description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_options(made)
     made.add_argument(
         "--trl", metavar="DTYPE/THREADS", help="such as float32/2; default: try float32/2, bfloat16/2 and float32/1"

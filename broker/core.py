@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 from broker.drains import Drains
 from broker.leases import LeaseBook
@@ -14,6 +14,9 @@ from broker.records import Generated, Lease, LeaseOutcome, RefusalCode, Task
 from broker.staleness import cancels_lease, too_old
 from broker.waiting import WaitingRoom
 from common.config import RunConfig
+
+MAX_FAILURES_KEPT = 100
+_MAX_FAILURE_TEXT = 600
 
 
 class Core:
@@ -40,6 +43,7 @@ class Core:
         self.meter = Meter(now)
         self.num_learner_starts = 0
         self.num_refused: Counter[RefusalCode] = Counter()
+        self.failures: deque[str] = deque(maxlen=MAX_FAILURES_KEPT)  # a line each; the server's loop logs them
 
     def advance(self, now: float) -> None:
         """The time is `now`; called before each event is looked at."""
@@ -89,7 +93,11 @@ class Core:
     def fail(self, lease: Lease, outcome: LeaseOutcome, now: float, detail: str) -> None:
         """End `lease` as a failed attempt: its task goes back to its queue, or becomes a dead letter."""
         self.leases.end(lease, outcome, now, detail)
-        self.ledger.fail(self.ledger.tasks[lease.task_id], f"{lease.kind} by {lease.holder} {outcome}: {detail}")
+        task, reason = self.ledger.tasks[lease.task_id], f"{lease.kind} by {lease.holder} {outcome}: {detail}"
+        self.ledger.fail(task, reason)
+        end = "given up" if task.attempts >= self.ledger.max_attempts else "done again"
+        text = f"task {task.task_id}, attempt {task.attempts} of {self.ledger.max_attempts}, {end}: {reason}"
+        self.failures.append(" ".join(text.split())[:_MAX_FAILURE_TEXT])  # peers have a say in it: one short line
 
     def cancel_leases(self, leases: list[Lease], now: float, why: str) -> None:
         """Take running leases away; their holders learn it at their next renewal or submit."""

@@ -31,7 +31,7 @@ class LearnerDesk:
         version = core.version if header.version is None else header.version
         rolled_back = version < core.version
         core.version = version
-        core.peers.history += rolled_back
+        core.peers.history += 1
         if not again:
             return
         why = f"the learner starts over from version {version}"

@@ -16,7 +16,7 @@ from common.histogram import Tally
 from common.messages import LeaseKind
 
 MAX_REMEMBERED = 100_000
-WORK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500)
+WORK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)
 """Buckets of the time to grade (from milliseconds) and to generate (to most of an hour, for long completions)."""
 
 _CODES: dict[str, RefusalCode] = {"cancelled": "cancelled", "invalid": "invalid", "stale": "stale"}

@@ -29,7 +29,7 @@ from common.wire import Payload
 
 MAX_FINISHED = 100_000
 MAX_EVAL_TASKS = 10_000
-MAX_DEAD_LETTERS = 1000
+MAX_DEAD_LETTERS = 20_000  # all that can be outstanding, so that a learner that was busy misses none
 MAX_STORY = 64
 MAX_REASON = 200
 
@@ -202,7 +202,8 @@ class Ledger:
             self.requeue(task)
             return
         self.counters["dead_lettered"] += 1
-        self.dead_letters.append(DeadLetter(task.task_id, task.attempts, reason[:MAX_REASON]))
+        number = self.counters["dead_lettered"]
+        self.dead_letters.append(DeadLetter(number, task.task_id, task.attempts, reason[:MAX_REASON]))
         self._set_start(task, None)
         self._finish(task, "dead-lettered", 0)
 

@@ -7,26 +7,31 @@ learner replaces the old one for good.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 
 from broker.records import Peer, Refusal, Request
 from common.messages import Hello, Role
 
-MAX_PEERS = 4096
+MAX_PEERS = 4096  # of each role, so that nobody can have those of another forgotten
 MAX_RETIRED = 1024
 
 
 class Peers:
-    """Introduced peers by socket identity, least recently seen first; the most idle go when there are too many."""
+    """Introduced peers by socket identity, least recently seen first; the most idle of a role go when it has too many.
+
+    A connection speaks for one incarnation (of its last hello), and an incarnation speaks over one connection.
+    """
 
     def __init__(self) -> None:
         self._peers: OrderedDict[tuple[Role, bytes], Peer] = OrderedDict()
         self._identity: dict[tuple[Role, str], bytes] = {}
+        self._number: Counter[Role] = Counter()
         self._retired: OrderedDict[str, None] = OrderedDict()
         self.learner: str | None = None
         self.history = 0
-        """How often a learner went back to an earlier version. Versions after it have had two meanings since."""
+        """How often a learner has started. What an actor holds may be of an earlier one's history, in which the same
+        version was something else: one that was sent to actors just before the end, or, if the broker is new, any."""
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -48,7 +53,7 @@ class Peers:
         return known
 
     def in_history(self, role: Role, peer: bytes) -> bool:
-        """Has this peer said hello since a learner last went back to an earlier version?"""
+        """Has this peer said hello, and so heard of the learner, since that started?"""
         known = self._peers.get((role, peer))
         return known is not None and known.history == self.history
 
@@ -62,16 +67,15 @@ class Peers:
             raise Refusal(
                 "stale", f"learner {hello.name} ({hello.incarnation}) was replaced by a newer incarnation; stop it"
             )
-        old = self._identity.get((role, hello.incarnation))
-        if old is not None:
-            self._peers.pop((role, old), None)
+        self._forget(role, self._identity.get((role, hello.incarnation)))
+        self._forget(role, peer)
         self._peers[(role, peer)] = Peer(
             role, hello.name, hello.incarnation, now, hello.version if role == "actor" else None, self.history
         )
         self._identity[(role, hello.incarnation)] = peer
-        if len(self._peers) > MAX_PEERS:
-            (old_role, _), idle = self._peers.popitem(last=False)
-            self._identity.pop((old_role, idle.incarnation), None)
+        self._number[role] += 1
+        if self._number[role] > MAX_PEERS:
+            self._forget(role, next(identity for other, identity in self._peers if other == role))
         if role != "learner" or self.learner == hello.incarnation:
             return False
         if self.learner is not None:
@@ -80,9 +84,13 @@ class Peers:
         return True
 
     def _retire(self, incarnation: str) -> None:
-        identity = self._identity.pop(("learner", incarnation), None)
-        if identity is not None:
-            self._peers.pop(("learner", identity), None)
+        self._forget("learner", self._identity.get(("learner", incarnation)))
         self._retired[incarnation] = None
         if len(self._retired) > MAX_RETIRED:
             self._retired.popitem(last=False)
+
+    def _forget(self, role: Role, identity: bytes | None) -> None:
+        known = None if identity is None else self._peers.pop((role, identity), None)
+        if known is not None:
+            del self._identity[role, known.incarnation]
+            self._number[role] -= 1

@@ -11,7 +11,16 @@ from common.messages import Header, LeaseKind, Purpose, Role, RolloutMeta, Sampl
 from common.wire import Payload
 
 RefusalCode = Literal[
-    "no_credit", "lease_lost", "cancelled", "no_progress", "invalid", "unknown_task", "wrong_role", "stale", "version"
+    "no_credit",
+    "lease_lost",
+    "cancelled",
+    "no_progress",
+    "invalid",
+    "unknown_task",
+    "unknown_peer",
+    "wrong_role",
+    "stale",
+    "version",
 ]
 LeaseOutcome = Literal["submitted", "returned", "expired", "cancelled", "invalid", "stale", "undelivered"]
 MAX_DETAIL = 512
@@ -148,8 +157,9 @@ class Waiter:
 
 @dataclass(slots=True, frozen=True)
 class DeadLetter:
-    """A task given up after `attempts` failed attempts of one phase."""
+    """A task given up after `attempts` failed attempts of one phase: the `number`th, from 1."""
 
+    number: int
     task_id: str
     attempts: int
     reason: str

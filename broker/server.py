@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import resource
 import time
 import uuid
 from collections.abc import Callable
@@ -36,6 +37,10 @@ log = logging.getLogger(__name__)
 ROLES: tuple[Role, ...] = ("learner", "actor", "evaluator", "monitor")
 MAX_MESSAGES_PER_ROUND = 1000
 MAX_POLL_S = 0.2
+MAX_OPEN_FILES = 65_536
+CARRIES_FRAMES: frozenset[Role] = frozenset({"learner", "actor"})
+"""Roles that send more than a header. libzmq makes room for a frame before it knows whose it is, so that the bound of
+the other sockets is what their strangers can make the broker hold."""
 METRICS_EVERY_S = 0.5
 STUCK_S = 30.0  # a round longer than this and the process says that it is not alive
 
@@ -43,6 +48,7 @@ STUCK_S = 30.0  # a round longer than this and the process says that it is not a
 def run(process: Process) -> None:
     """Bind, write endpoints.json, serve until asked to stop, remove endpoints.json again."""
     process.paths.endpoints.unlink(missing_ok=True)  # of an earlier broker in this directory
+    _allow_many_connections()
     keys = Keys.for_process(process.config, process.paths, "broker")
     with Server(process.config, keys) as server:
         write_atomic(process.paths.endpoints, json.dumps(server.endpoints))
@@ -115,6 +121,8 @@ class Server:
                 if socket in ready:
                     self._drain(role, socket)
             self._perform(self.state.tick(time.monotonic()))
+            while self.state.core.failures:
+                log.warning("%s", self.state.core.failures.popleft())
             self.collector.rounds.add(time.monotonic() - began)
             if time.monotonic() - refreshed > METRICS_EVERY_S:
                 refreshed = time.monotonic()
@@ -184,7 +192,7 @@ def _bind(
     socket = context.socket(zmq.ROUTER)
     configure_socket(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes)
+    socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes if role in CARRIES_FRAMES else MAX_HEADER_BYTES)
     port = config.ports.get(role, 0)
     if gate is not None:
         gate.guard(socket, role, role)
@@ -202,6 +210,14 @@ def _bind(
     bound = int(socket.getsockopt_string(zmq.LAST_ENDPOINT).rpartition(":")[2])
     host = "127.0.0.1" if config.host in ("0.0.0.0", "*") else config.host
     return socket, f"tcp://{host}:{bound}"
+
+
+def _allow_many_connections() -> None:
+    """One file per connection: the 1024 that many systems begin with are fewer than the peers a broker can have."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(MAX_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _request_id(frames: list[bytes]) -> int | None:

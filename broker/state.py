@@ -149,7 +149,7 @@ class State:
         elif role == "monitor":
             name, incarnation = "monitor", peer.hex()
         else:
-            raise Refusal("invalid", f"{kind} from an unknown {role}: say hello first on this connection")
+            raise Refusal("unknown_peer", f"{kind} from an unknown {role}: say hello first on this connection")
         if not isinstance(header, m.AddTask | m.SubmitGroup):
             check_no_frames(envelope.payload, f"{kind} from {name}")
         return Request(peer, role, name, incarnation, header.request_id, envelope.payload, now)
@@ -171,4 +171,4 @@ class State:
         )
 
     def _get_status(self, header: m.GetStatus, request: Request) -> Header:
-        return m.StatusReport(status=self.status(request.now))
+        return m.StatusReport(status=report(self.core, request.now, dead_after=header.dead_after))

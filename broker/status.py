@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 from broker.core import Core
+from broker.records import DeadLetter, Peer
 from common.messages import LeaseKind
 
 MAX_LISTED_DEAD_LETTERS = 20
 MAX_PEER_LIST_BYTES = 24_000
+MAX_DRAIN_LIST_BYTES = 8_000
 _KINDS: tuple[LeaseKind, ...] = ("generate", "grade")
 
 
-def report(core: Core, now: float) -> dict[str, Any]:
+def report(core: Core, now: float, *, dead_after: int | None = None) -> dict[str, Any]:
     """JSON-able status. `*_s` and `seconds` are seconds; what is cumulative counts from the broker's start.
 
     `service`: by kind, leases that ended with an accepted submit, their `seconds` from grant to submit, and the mean
     age of those that run (`running_s`; null: none runs). `oldest_waiting_s`: of the tasks that wait for a lease.
     `learner_waiting_s`: by cause (broker/meter.py). `staleness`: of train groups handed out, in publishes. `draining`:
-    seconds left, by name.
+    seconds left, by name. What is listed is cut where it would not fit: of the peers, those that are drained come
+    first, then those that hold leases, so that whoever waits for them to finish is not misled.
     """
     ledger = core.ledger
     return {
@@ -46,9 +50,9 @@ def report(core: Core, now: float) -> dict[str, Any]:
             "groups": sum(ledger.staleness_taken.values()),
             "sum": sum(staleness * groups for staleness, groups in ledger.staleness_taken.items()),
         },
-        "draining": core.drains.remaining(now),
+        "draining": _draining(core, now),
         "counters": dict(ledger.counters),
-        "dead_letters": [asdict(letter) for letter in list(ledger.dead_letters)[-MAX_LISTED_DEAD_LETTERS:]],
+        "dead_letters": [asdict(letter) for letter in _dead_letters(ledger.dead_letters, dead_after)],
         "peers": _peers(core, now),
         "uptime_s": now - core.started,
     }
@@ -69,11 +73,18 @@ def _oldest_waiting_s(core: Core, kind: LeaseKind, now: float) -> float:
     return max((now - tasks[task_id].queued_at for task_id in core.ledger.queues[kind]), default=0.0)
 
 
+def _dead_letters(letters: deque[DeadLetter], after: int | None) -> list[DeadLetter]:
+    if after is None:
+        return list(letters)[-MAX_LISTED_DEAD_LETTERS:]
+    later = (letter for letter in letters if letter.number > after)
+    return list(islice(later, MAX_LISTED_DEAD_LETTERS))
+
+
 def _peers(core: Core, now: float) -> list[dict[str, Any]]:
-    """Most recently seen first, as many as fit."""
+    """As many as fit: first those that are drained, then by leases held, then the most recently seen."""
     listed, size = [], 0
     held = Counter((lease.kind, lease.holder) for lease in core.leases.active.values())
-    for peer in core.peers.recent():
+    for peer in sorted(core.peers.recent(), key=lambda p: (not core.drains.holds(p.name, now), -_held(held, p))):
         size += 96 + 4 * (len(peer.name) + len(peer.incarnation))
         if size > MAX_PEER_LIST_BYTES:
             break
@@ -84,7 +95,21 @@ def _peers(core: Core, now: float) -> list[dict[str, Any]]:
                 "incarnation": peer.incarnation,
                 "idle_s": now - peer.last_seen,
                 "version": peer.version,
-                "leases": held["generate" if peer.role == "actor" else "grade", peer.name],
+                "leases": _held(held, peer),
             }
         )
+    return listed
+
+
+def _held(held: Counter[tuple[LeaseKind, str]], peer: Peer) -> int:
+    return held["generate" if peer.role == "actor" else "grade", peer.name]
+
+
+def _draining(core: Core, now: float) -> dict[str, float]:
+    listed, size = {}, 0
+    for name, left_s in core.drains.remaining(now).items():
+        size += 16 + len(name.encode())
+        if size > MAX_DRAIN_LIST_BYTES:
+            break
+        listed[name] = left_s
     return listed

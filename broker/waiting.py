@@ -8,7 +8,7 @@ from broker.queues import Deadlines
 from broker.records import Request, RequestKey, Waiter
 from common.messages import LeaseKind, Purpose
 
-MAX_WAITERS = 16_384
+MAX_WAITERS = 16_384  # in each line, so that nobody can fill that of another role
 
 
 class WaitingRoom:
@@ -27,14 +27,11 @@ class WaitingRoom:
         self._deadlines = deadlines
         self._anonymous = itertools.count(1)
 
-    def __len__(self) -> int:
-        return sum(len(line) for line in self.lines.values())
-
     def join(self, line: LeaseKind | Purpose, request: Request, wait_s: float, version: int = 0) -> None:
         """Queue a request. Requests without an id (0) are all different ones."""
         key = request.key if request.request_id else (request.key[0], -next(self._anonymous))
         self.lines[line].pop(key, None)  # then it joins last, where the dispatcher looks for those that do not wait
-        if len(self) >= MAX_WAITERS:
+        if len(self.lines[line]) >= MAX_WAITERS:
             wait_s = 0.0
         waiter = Waiter(
             key, request.peer, request.role, request.name, request.request_id, request.now + wait_s, version

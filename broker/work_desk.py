@@ -141,7 +141,7 @@ class WorkDesk:
         if version is None:
             raise Refusal("version", f"{name} holds no weights; an actor without a version may not sample")
         if not self._core.peers.in_history("actor", peer):
-            detail = f"{name} holds version {version} of a learner that went back; say hello, join anew"
+            detail = f"{name} holds version {version} of another learner's history; say hello, join anew"
             raise Refusal("version", detail)
         if version < oldest:
             raise Refusal("version", f"{name} holds version {version}, older than {oldest}; update the weights first")

@@ -8,6 +8,7 @@ docs/processes.md is the page for operators.
 from __future__ import annotations
 
 import argparse
+import errno
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from common.errors import EXIT_FAILURE, EXIT_OK, EXIT_USER_ERROR, RunFailure, Us
 from common.health import Health
 from common.lifecycle import RunPaths, StopFlag, configure_logging, die_with_parent, register_process
 from common.metrics import start_exporter
+
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+"""The machine's affair, which a traceback would not explain; any other OSError is our fault and keeps its own."""
 
 AnyConfig = TypeVar("AnyConfig", bound=CommonConfig, default=RunConfig)
 
@@ -105,6 +109,12 @@ def exit_code_of(start: Callable[[], None]) -> int:
         return EXIT_USER_ERROR
     except RunFailure as error:
         print(f"failed: {error}", file=sys.stderr)
+        return EXIT_FAILURE
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        where = f"{error.filename}: " if error.filename else "a file of this run: "
+        print(f"failed: {where}{error.strerror}; what was saved before is whole", file=sys.stderr)
         return EXIT_FAILURE
     return EXIT_OK
 

@@ -5,6 +5,9 @@ threads (learner, evaluator) and asyncio (actor, through `asyncio.wrap_future`) 
 
 A request without a reply after `resend_s` (beyond its own long-poll time) is sent again over a fresh socket and
 identity: requests are idempotent, and a ROUTER would not hear a second peer of the same identity.
+
+A broker that was restarted knows nobody and holds nothing. Actors and evaluators introduce themselves again and go on.
+A learner must not: it would wait for ever for groups of tasks that the new broker was never given.
 """
 
 from __future__ import annotations
@@ -25,11 +28,12 @@ import zmq
 from common.curve import Dialler
 from common.errors import BrokerUnavailable, KeyRefused, UserError, WireError
 from common.keys import Keys
-from common.messages import Header, Hello, Role, Welcome
+from common.messages import Header, Hello, Refused, Role, Welcome
 from common.wire import COPY_THRESHOLD_BYTES, Array, Envelope, decode, encode
 
 log = logging.getLogger(__name__)
 
+GIVE_UP_S = 60.0
 _DIAL_AGAIN_S = 1.0
 """After a refusal: it will not be the last one, so not at once."""
 
@@ -76,7 +80,7 @@ class BrokerClient:
         *,
         keys: Keys | None = None,
         resend_s: float = 10.0,
-        give_up_s: float = 60.0,
+        give_up_s: float = GIVE_UP_S,
         vocab_size: int | None = None,
         version: int | None = None,
         weights_endpoint: str | None = None,
@@ -106,6 +110,8 @@ class BrokerClient:
         self._wake_lock = threading.Lock()
         self._closed = threading.Event()
         self._silent = False
+        self._broker: str | None = None  # its incarnation
+        self._lost: str | None = None
         self._thread = threading.Thread(target=self._run, name=f"broker-client-{name}", daemon=True)
         self._thread.start()
 
@@ -122,13 +128,16 @@ class BrokerClient:
         except KeyRefused as refused:
             raise UserError(str(refused)) from None
         if not isinstance(header, Welcome):
-            raise BrokerUnavailable(f"{self._endpoint}: expected a welcome, got {header!r}")
+            raise BrokerUnavailable(f"{self._endpoint}: expected a welcome, got {header}")
         return header
 
     def call(self, header: Header, payload: Mapping[str, Array | bytes] | None = None) -> Future[Envelope]:
-        """Send a request; the Future yields the reply, or raises BrokerUnavailable after `give_up_s` without one."""
+        """Send a request; the Future yields the reply, or raises BrokerUnavailable after `give_up_s` without one, or
+        when there is nothing to be had from this broker any more (a learner that was replaced, or whose broker was)."""
         if self._closed.is_set():
             raise BrokerUnavailable(f"client {self.name} is closed")
+        if self._lost is not None:
+            raise BrokerUnavailable(self._lost)
         request_id = next(self._ids)
         frames = encode(header.model_copy(update={"request_id": request_id}), payload)
         future: Future[Envelope] = Future()
@@ -181,8 +190,7 @@ class BrokerClient:
         return socket
 
     def _reconnect(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
-        """Another socket. The broker knows incarnations by socket identity: it is told first who is back (its reply,
-        which has id 0, is ignored)."""
+        """Another socket. The broker knows incarnations by socket identity: it is told first who is back."""
         self._disconnect(socket)
         socket = self._connect()
         _send(socket, encode(self._hello))
@@ -207,6 +215,8 @@ class BrokerClient:
                 self._send_new(socket, pending)
                 if socket in ready:
                     self._receive(socket, pending)
+                if self._lost is not None:
+                    _fail(pending, BrokerUnavailable(self._lost))
                 if (refusal := self._dialler.refused()) is not None:
                     _fail(pending, KeyRefused(refusal))
                     if not self._closed.wait(_DIAL_AGAIN_S):
@@ -255,9 +265,27 @@ class BrokerClient:
                 log.error("reply refused: %s", error)
                 continue
             self._silent = False
-            item = pending.pop(envelope.header.request_id, None)
-            if item is not None and not item.future.cancelled():
+            header = envelope.header
+            self._note(header)
+            if self._lost is not None:
+                return
+            item = pending.pop(header.request_id, None)
+            if item is not None and isinstance(header, Refused) and header.code == "unknown_peer":
+                pending[header.request_id] = item
+                item.sent_at = time.monotonic()
+                _send(socket, encode(self._hello))  # over this connection: it was the broker that was replaced
+                _send(socket, item.frames)
+            elif item is not None and not item.future.cancelled():
                 item.future.set_result(envelope)
+
+    def _note(self, header: Header) -> None:
+        """Learn from an answer to a hello (of ours, which has id 0, too) whether this is the broker that we know."""
+        if isinstance(header, Welcome):
+            before, self._broker = self._broker, header.broker_incarnation
+            if self._hello.role == "learner" and before not in (None, self._broker):
+                self._lost = f"{self._endpoint}: the broker was restarted, and what it held is lost"
+        elif isinstance(header, Refused) and header.request_id == 0 and header.code == "stale":
+            self._lost = f"{self._endpoint}: {header.detail}"
 
     def _overdue(self, pending: dict[int, _Pending]) -> bool:
         """True when some request must be re-sent; fails those that have waited past `give_up_s`."""

@@ -10,16 +10,34 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from common.errors import UserError
 
 _SCIENTIFIC = re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+")
+_COMMANDS = {"stages": "pipeline", "sft": "sft", "reward_model": "reward-model", "rollout": "run"}
+"""Sections that one kind of configuration alone has, and the command that reads it."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain data only, and a key once: of two equal ones YAML would drop the first without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
 class Section(BaseModel):
@@ -76,7 +94,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot read the configuration: {error}") from None
     try:
-        tree = yaml.safe_load(text)
+        tree = parse_yaml(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -85,6 +103,14 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: a configuration is a mapping of keys, found {type(tree).__name__}")
     return tree
+
+
+def parse_yaml(text: str) -> Any:
+    """Plain data from YAML; YAMLError for anything else."""
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise yaml.YAMLError("nested too deeply") from None
 
 
 def _apply_override(tree: dict[str, Any], override: str) -> str:
@@ -115,23 +141,29 @@ def _yaml_scalar(text: str) -> Any:
         return text
     if _SCIENTIFIC.fullmatch(text):
         return float(text)
-    return yaml.safe_load(text) if text else ""
+    return parse_yaml(text) if text else ""
+
+
+def _rank(error: ErrorDetails) -> int:
+    """Which mistake to speak of: another command's file, or an unknown key, may be why others are missing."""
+    if error["type"] != "extra_forbidden":
+        return 2
+    return 0 if len(error["loc"]) == 1 and error["loc"][0] in _COMMANDS else 1
 
 
 def _explain(error: ValidationError, model: type[Section], where: str, origins: Mapping[str, str]) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    first = min(errors, key=_rank)
     members = {"str", *(section.__name__ for section in Section.__subclasses__())}  # pydantic names a union's members
     location = [str(part) for part in first["loc"] if part not in members]
     key = ".".join(location)
     origin = next((f"override {o!r}" for k, o in origins.items() if key == k or key.startswith(k + ".")), where)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        known = _known_keys(model, location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = (
-            f"did you mean {'.'.join([*location[:-1], close[0]])}?" if close else f"known keys here: {', '.join(known)}"
-        )
-        return f"{origin}: unknown key {key}; {hint}{more}"
+        for name, override in origins.items():  # `lerner.lr=1` made the unknown section `lerner`
+            if name.startswith(key + ".") and isinstance(first["input"], dict) and len(first["input"]) == 1:
+                origin, location[-1:] = f"override {override!r}", name[len(key) - len(location[-1]) :].split(".")
+        return f"{origin}: unknown key {'.'.join(location)}; {_remedy(model, location)}{more}"
     if first["type"] == "missing":
         return f"{origin}: {key} is missing; set it in the file or as {key}=VALUE{more}"
     message = first["msg"].removeprefix("Value error, ")
@@ -139,9 +171,27 @@ def _explain(error: ValidationError, model: type[Section], where: str, origins: 
     return f"{origin}: {key or 'configuration'}{shown}: {message}{more}"
 
 
-def _known_keys(root: type[Section], location: list[str]) -> list[str]:
+def _remedy(model: type[Section], location: list[str]) -> str:
+    """What to do about an unknown key: the nearest one, the command that knows it, or all that there are."""
+    if len(location) == 1 and location[0] in _COMMANDS:
+        return f"this is a configuration of: zeroq {_COMMANDS[location[0]]}"
+    known: list[str] = []
+    for depth, part in enumerate(location):
+        known = known_keys(model, location[:depth])
+        if known and part not in known:
+            close = difflib.get_close_matches(part, known, n=1)
+            if close:
+                return f"did you mean {'.'.join([*location[:depth], close[0], *location[depth + 1 :]])}?"
+            break
+    return f"known keys here: {', '.join(known)}"
+
+
+def known_keys(root: type[Section], location: list[str]) -> list[str]:
     model: Any = root
     for part in location:
+        if typing.get_origin(model) is list:  # `part` is an index
+            model = typing.get_args(model)[0]
+            continue
         field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return []

@@ -13,18 +13,19 @@ Ends with 0 however it went: what is still in hand then goes back at SIGTERM.
 from __future__ import annotations
 
 import argparse
+import http.client
 import os
 import re
 import signal
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
 
 from common.errors import EXIT_OK
 
 _RUNNING = re.compile(r"^zeroq_(?:actor|evaluator)_groups_running (\S+)$", re.MULTILINE)
+UNKNOWN = -1
 _ASK_TIMEOUT_S = 3.0
 _EVERY_S = 0.25
 _QUIET_S = 3.0
@@ -32,13 +33,15 @@ _QUIET_S = 3.0
 
 
 def groups_running(url: str) -> int | None:
-    """Groups in hand by the process's own metrics; None if it does not answer, and so is gone or going."""
+    """Groups in hand by the process's own metrics; None if nobody listens there any more, UNKNOWN if it gives no
+    answer: a process whose cores are busy with its last groups is slow, not gone."""
     try:
         with urllib.request.urlopen(url, timeout=_ASK_TIMEOUT_S) as answer:
             text = answer.read().decode()
-    except (OSError, urllib.error.URLError):
-        return None
-    return sum(int(float(number)) for number in _RUNNING.findall(text))
+        return sum(int(float(number)) for number in _RUNNING.findall(text))
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        refused = isinstance(getattr(error, "reason", error), ConnectionRefusedError)
+        return None if refused else UNKNOWN
 
 
 def wait_until_idle(ask: Callable[[], int | None], within_s: float) -> str:
@@ -56,7 +59,8 @@ def wait_until_idle(ask: Callable[[], int | None], within_s: float) -> str:
         elif now - idle_since >= _QUIET_S:
             return f"nothing in hand after {now - began:.1f} s"
         if now - began >= within_s:
-            return f"{running} groups in hand after {within_s:.0f} s; they go back"
+            some = "nobody knows how many" if running == UNKNOWN else running
+            return f"{some} groups in hand after {within_s:.0f} s; they go back"
         time.sleep(_EVERY_S)
 
 

@@ -5,15 +5,26 @@ from __future__ import annotations
 import time
 
 from common.cli import Process
-from common.client import BrokerClient
+from common.client import GIVE_UP_S, BrokerClient
 from common.errors import BrokerUnavailable, RunFailure
-from common.messages import Welcome
+from common.keys import Keys
+from common.lifecycle import wait_for_endpoint
+from common.messages import Role, Welcome
 
 ASK_S = 5.0
 LOCAL_PATIENCE_S = 30.0
 PATIENCE_S = 900.0
 """On a cluster (`broker.address` is set) a process waits this long for the broker: images are pulled meanwhile, and a
-process that gave up would only be started again, later each time."""
+process that gave up would only be started again, later each time. The same holds for a broker that goes away later: a
+volume that moves to another node takes minutes, and so does an actor's start."""
+
+
+def connect(process: Process, role: Role, keys: Keys | None) -> BrokerClient:
+    """A client for an actor or evaluator, which keeps its requests for as long as a broker may be away."""
+    broker = process.config.broker
+    endpoint = wait_for_endpoint(process.paths, role, broker=broker)
+    give_up_s = GIVE_UP_S if broker.address is None else PATIENCE_S
+    return BrokerClient(endpoint, role, process.name, keys=keys, give_up_s=give_up_s)
 
 
 def introduce(process: Process, client: BrokerClient, part: str = "loop") -> Welcome:

@@ -14,6 +14,7 @@ Layout of a run directory (`RunPaths`):
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import json
 import logging
 import os
@@ -21,6 +22,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,7 +95,7 @@ class RunPaths:
 
 
 class StopFlag:
-    """Set by SIGTERM or SIGINT; loops look at it. A second signal ends the process at once.
+    """Set by SIGTERM, SIGINT or a terminal that is closed; loops look at it. A second signal ends the process at once.
 
     SIGUSR1 asks for less: begin nothing new, finish what is in hand, and wait to be stopped (common/drain.py).
     """
@@ -124,10 +126,12 @@ class StopFlag:
         return self._event.wait(timeout_s)
 
     def install(self) -> StopFlag:
-        """Take over SIGTERM, SIGINT and SIGUSR1 (main thread only)."""
+        """Take over SIGTERM, SIGINT, SIGUSR1, and SIGHUP unless `nohup` has had it ignored (main thread only)."""
         signal.signal(signal.SIGUSR1, lambda *_: self.drain())
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, lambda *_: self.set())  # shell and kernel both send it: never a second one
         return self
 
     def _on_signal(self, signum: int, _frame: object) -> None:
@@ -147,7 +151,10 @@ def die_with_parent() -> None:
 
 
 def configure_logging(name: str) -> None:
-    """One line per record on standard error, which the launcher sends to logs/NAME.log."""
+    """One line per record on standard error, which the launcher sends to logs/NAME.log. SIGUSR2 writes there where each
+    thread stands, also of a process that hangs; a debugger may not be attached in a restricted pod."""
+    if sys.__stderr__ is not None:
+        faulthandler.register(signal.SIGUSR2, file=sys.__stderr__)
     logging.basicConfig(
         level=os.environ.get("ZEROQ_LOG_LEVEL", "INFO"),
         format=f"%(asctime)s {name} %(levelname)s %(name)s: %(message)s",
@@ -160,11 +167,15 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a small file so that readers see the old or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:  # the disk is full
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def register_process(paths: RunPaths, name: str, role: str, metrics_port: int | None) -> None:
@@ -179,10 +190,19 @@ def register_process(paths: RunPaths, name: str, role: str, metrics_port: int | 
     write_atomic(paths.processes / f"{name}.json", json.dumps(record))
 
 
+def append_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Append a JSON object to a file of lines. What a full disk has left of an earlier one stays a line of its own."""
+    with path.open("a+b") as file:
+        torn = False
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            torn = file.read(1) != b"\n"
+        file.write(b"\n" * torn + json.dumps(record).encode() + b"\n")
+
+
 def record_event(paths: RunPaths, event: str, **fields: Any) -> None:
     """Append a moment of the run (`phase`, `actor_restarted`, ...) to events.jsonl."""
-    with paths.events.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "event": event, **fields}) + "\n")
+    append_record(paths.events, {"time": time.time(), "event": event, **fields})
 
 
 def wait_for_endpoint(

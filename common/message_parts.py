@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
+ProcessName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
 Text = Annotated[str, Field(max_length=512)]
 Count = Annotated[int, Field(ge=0)]
-Version = Annotated[int, Field(ge=0)]
+Version = Annotated[int, Field(ge=0, lt=2**31 - 1)]
 Digest = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 

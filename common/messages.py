@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter
 
-from common.message_parts import Count, FrameRef, Header, Name, Part, Text, Version
+from common.message_parts import Count, FrameRef, Header, Name, Part, ProcessName, Text, Version
 from common.weight_messages import (
     MAX_MODEL_FILE_BYTES,
     Abort,
@@ -99,7 +99,7 @@ class Verdict(Part):
     reward: Annotated[float, Field(allow_inf_nan=False)]
     rewards: dict[str, Annotated[float, Field(allow_inf_nan=False)] | None]
     detail: Annotated[str, Field(max_length=256)] = ""
-    wall_s: Annotated[float, Field(ge=0)] = 0.0
+    wall_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
 
 # ------------------------------------------------------------------ requests to the broker
@@ -110,8 +110,8 @@ class Hello(Header):
 
     type: Literal["hello"] = "hello"
     role: Role
-    name: Name
-    incarnation: Name
+    name: ProcessName
+    incarnation: ProcessName
     vocab_size: Annotated[int, Field(ge=1)] | None = None
     version: Version | None = None
     weights_endpoint: WeightsEndpoint | None = None
@@ -199,9 +199,10 @@ class Publish(Header):
 
 
 class GetStatus(Header):
-    """Ask for a StatusReport."""
+    """Ask for a StatusReport. `dead_after`: list the dead letters after this one, earliest first, not the latest."""
 
     type: Literal["get_status"] = "get_status"
+    dead_after: Annotated[int, Field(ge=0)] | None = None
 
 
 class Drain(Header):
@@ -244,11 +245,15 @@ class Refused(Header):
         "no_progress",
         "invalid",
         "unknown_task",
+        "unknown_peer",
         "wrong_role",
         "stale",
         "version",
     ]
     detail: Text
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.detail}"
 
 
 class NoWork(Header):

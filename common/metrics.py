@@ -39,14 +39,12 @@ def start_exporter(host: str = "127.0.0.1", port: int = 0, health: Health | None
     UserError when the address cannot be bound.
     """
     health = health or Health()
-    READY.set_function(lambda: float(health.why_not_ready() is None))
-    SECONDS_SINCE_PROGRESS.set_function(health.seconds_since_progress)
+    export_health(health)
 
     def answer(path: str, headers: Mapping[str, str]) -> Page | None:
         match path:
             case "/metrics":
-                encode, content_type = choose_encoder(headers.get("Accept", ""))
-                return Page(encode(REGISTRY), content_type=content_type)
+                return metrics_page(headers)
             case "/livez":
                 return probe_page(health.why_not_alive(), health.doing() or "starting")
             case "/readyz":
@@ -54,6 +52,18 @@ def start_exporter(host: str = "127.0.0.1", port: int = 0, health: Health | None
         return None
 
     return PageServer(host, port, answer)
+
+
+def export_health(health: Health) -> None:
+    """The gauges of every process are about this one's `health`."""
+    READY.set_function(lambda: float(health.why_not_ready() is None))
+    SECONDS_SINCE_PROGRESS.set_function(health.seconds_since_progress)
+
+
+def metrics_page(headers: Mapping[str, str]) -> Page:
+    """All metrics of this process, in the format that the request asks for."""
+    encode, content_type = choose_encoder(headers.get("Accept", ""))
+    return Page(encode(REGISTRY), content_type=content_type)
 
 
 def probe_page(objection: str | None, fine: str) -> Page:

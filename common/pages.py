@@ -1,8 +1,9 @@
 """A small HTTP server for GET requests of probes and Prometheus: one callback answers all paths.
 
 Threads of its own, so that it answers while the process's loop is busy; a client that sends nothing is dropped after
-`_CLIENT_TIMEOUT_S`. It serves what the process chooses to say, takes nothing in, and has no authentication: the
-network policy (and on one machine, loopback) decides who may ask.
+`_CLIENT_TIMEOUT_S`, and of too many at once the one that has been there longest: whoever dawdles can neither use up the
+process's threads nor keep a probe from its answer. It serves what the process chooses to say, takes nothing in, and has
+no authentication: the network policy (and on one machine, loopback) decides who may ask.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 from common.errors import UserError
 
 _CLIENT_TIMEOUT_S = 10.0
+_MAX_CLIENTS = 32
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -68,10 +71,29 @@ class PageServer:
 
 
 def _server_class(family: int) -> type[ThreadingHTTPServer]:
+    lock = threading.Lock()
+    clients: dict[socket.socket, None] = {}  # oldest first
+
     class Server(ThreadingHTTPServer):
         address_family = family
         daemon_threads = True
         request_queue_size = 32
+
+        def process_request(self, request: Any, client_address: Any) -> None:
+            """Serve in a thread; with one client too many, the oldest is cut off, which ends its thread."""
+            with lock, contextlib.suppress(OSError):  # it has gone by itself
+                clients[request] = None
+                if len(clients) > _MAX_CLIENTS:
+                    oldest = next(iter(clients))
+                    del clients[oldest]
+                    oldest.shutdown(socket.SHUT_RDWR)
+            super().process_request(request, client_address)
+
+        def shutdown_request(self, request: Any) -> None:
+            """Its thread is done with it."""
+            with lock:
+                clients.pop(request, None)
+            super().shutdown_request(request)
 
         def handle_error(self, request: object, client_address: object) -> None:
             """A client that goes away in the middle is no event."""

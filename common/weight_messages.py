@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from common.message_parts import Count, Digest, Header, Name, Part, Text, Version
+from common.message_parts import Count, Digest, Header, Name, Part, ProcessName, Text, Version
 
 MAX_MODEL_FILE_BYTES = 64 * 1024 * 1024
 ModelFileName = Literal[
@@ -74,8 +74,8 @@ class Join(Header):
     """An actor announces itself to the publisher."""
 
     type: Literal["join"] = "join"
-    name: Name
-    incarnation: Name
+    name: ProcessName
+    incarnation: ProcessName
 
 
 class Pull(Header):
@@ -168,7 +168,7 @@ class Applied(Header):
     type: Literal["applied"] = "applied"
     version: Version
     incarnation: Name
-    pause_s: float
+    pause_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Abort(Header):

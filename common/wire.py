@@ -134,7 +134,10 @@ def _decode_frame(header: Header, ref: FrameRef, frame: bytes | memoryview) -> A
         raise WireError(f"{_type(header)}: frame {ref.name!r} fails its crc32")
     if ref.dtype == "bytes":
         return bytes(frame)
-    array = np.frombuffer(frame, dtype=_DTYPES[ref.dtype]).reshape(ref.shape)
+    try:
+        array = np.frombuffer(frame, dtype=_DTYPES[ref.dtype]).reshape(ref.shape)
+    except ValueError as error:  # beside a dimension of 0, others may be larger than any array's
+        raise WireError(f"{_type(header)}: frame {ref.name!r} cannot have shape {ref.shape}: {error}") from None
     array.flags.writeable = False
     return array
 

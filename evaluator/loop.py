@@ -27,9 +27,9 @@ from common.cli import Process
 from common.client import BrokerClient
 from common.config import RunConfig
 from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError, ZeroqError
-from common.introduction import introduce
+from common.introduction import connect, introduce
 from common.keys import Keys
-from common.lifecycle import StopFlag, wait_for_endpoint
+from common.lifecycle import StopFlag
 from common.messages import Header, Lease, LeaseWork, Refused, ReturnLease, SubmitVerdicts, Verdict
 from common.reward_model import read_reward_model
 from common.wire import Envelope
@@ -327,33 +327,31 @@ def run(process: Process) -> None:
     """Grade until asked to stop. UserError for a reward that cannot be computed, RunFailure without a broker."""
     process.health.beat("loop", "starting graders", START_LIMIT_S)
     keys = Keys.for_process(process.config, process.paths, "evaluator")
-    with Graders(process.config) as graders:
-        endpoint = wait_for_endpoint(process.paths, "evaluator", broker=process.config.broker)
-        with BrokerClient(endpoint, "evaluator", process.name, keys=keys) as client:
-            introduce(process, client)
-            process.health.finish("loop")  # from here on there are desks
-            health = Health()
-            num_desks = process.config.evaluator.max_concurrent_groups
-            metrics.SLOTS.set(num_desks)
-            log.info("grading up to %d groups at once", num_desks)
-            name, attempts = process.paths.root.name, process.config.broker.max_attempts
-            with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as pool:
-                desks = [
-                    Desk(
-                        client,
-                        graders,
-                        process.stop,
-                        health,
-                        run_name=name,
-                        max_attempts=attempts,
-                        beat=partial(process.health.beat, f"desk-{number}"),
-                    )
-                    for number in range(num_desks)
-                ]
-                work = [pool.submit(desk.work) for desk in desks]
-                done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            for ended in done:
-                ended.result()
+    with Graders(process.config) as graders, connect(process, "evaluator", keys) as client:
+        introduce(process, client)
+        process.health.finish("loop")  # from here on there are desks
+        health = Health()
+        num_desks = process.config.evaluator.max_concurrent_groups
+        metrics.SLOTS.set(num_desks)
+        log.info("grading up to %d groups at once", num_desks)
+        name, attempts = process.paths.root.name, process.config.broker.max_attempts
+        with ThreadPoolExecutor(num_desks, thread_name_prefix="desk") as pool:
+            desks = [
+                Desk(
+                    client,
+                    graders,
+                    process.stop,
+                    health,
+                    run_name=name,
+                    max_attempts=attempts,
+                    beat=partial(process.health.beat, f"desk-{number}"),
+                )
+                for number in range(num_desks)
+            ]
+            work = [pool.submit(desk.work) for desk in desks]
+            done, _ = wait(work, return_when=FIRST_EXCEPTION)
+        for ended in done:
+            ended.result()
 
 
 def _start_scoring(config: RunConfig) -> ScoringClient | None:

@@ -25,7 +25,10 @@ GROUP_SECONDS = Histogram(
     "zeroq_evaluator_group_seconds", "From lease to verdicts of one group.", buckets=_SECONDS, registry=REGISTRY
 )
 ROLLOUT_SECONDS = Histogram(
-    "zeroq_evaluator_rollout_seconds", "Accuracy check of one rollout.", buckets=_SECONDS, registry=REGISTRY
+    "zeroq_evaluator_rollout_seconds",
+    "Accuracy check of one rollout.",
+    buckets=(0.00003, 0.0001, 0.0003, *_SECONDS),  # most answers are compared within a millisecond
+    registry=REGISTRY,
 )
 PROGRAMS = Counter(
     "zeroq_evaluator_programs", "Programs graded in the sandbox.", ["language", "verdict"], registry=REGISTRY

@@ -12,11 +12,28 @@ if TYPE_CHECKING:
 
 _DESCRIPTION = "Change the number of evaluators and actors on Kubernetes, by the broker's status (docs/autoscaling.md)."
 
+_EXAMPLES = """\
+Limits and pace are keys of the section autoscaler of the configuration. Several may run: the Lease zeroq-autoscaler
+says which of them acts. A local run needs no such process: autoscaler.enabled=true.
+
+examples:
+
+  zeroq autoscaler --run-dir /var/lib/zeroq/run --config /etc/zeroq/config.yaml --name $POD_NAME --keep-running
+      as deploy/k8s/25-autoscaler.yaml has it
+  zeroq autoscaler --run-dir d --config k8s.yaml --kubeconfig-context '' --dry-run \\
+      broker.address=127.0.0.1 security.keys=K
+      from a laptop, through kubectl port-forward to the broker's port 7604, with the keys of role monitor in folder K:
+      what would it do?"""
+
 
 def add_parser(commands: Any) -> None:
     """Add the command to the sub-parsers of `zeroq`."""
     command = commands.add_parser(
-        "autoscaler", help="scale evaluators and actors on Kubernetes", description=_DESCRIPTION
+        "autoscaler",
+        help="scale evaluators and actors on Kubernetes",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     command.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="directory of this process")
     command.add_argument("--config", type=Path, metavar="FILE", help="configuration (default: DIR/config.yaml)")

@@ -6,26 +6,27 @@ they cover everything about the input that can be known without starting a proce
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.check import check_local_address
 from common.config import CommonConfig, RunConfig
 from common.errors import UserError
 from common.keys import KEY_ROLES, check_keys
 from common.lifecycle import RunPaths
+from launcher.helper import run_code
 from launcher.hub import check_hub
-from launcher.machine import Placement, inspect_machine, place
-from launcher.processes import import_path
+from launcher.machine import MachineLacks, Placement, inspect_machine, place
 from launcher.run_directory import choose_run_directory
+from launcher.scale import MAX_ACTORS
 from launcher.trackers import check_installed
 from recipes.datasets import find_file
 from recipes.model_files import locate_model
 
 _REWARD_IMPORT_TIMEOUT_S = 120.0
+_MAX_EVALUATORS = 256
 _PROBE = (
     "import sys; from evaluator.graders.user_function import check; why = check(sys.argv[1]); "
     "print(why.splitlines()[0] if why else '', end=''); sys.exit(bool(why))"
@@ -42,8 +43,24 @@ class Checked:
 
 def check_input(config: RunConfig, config_path: Path) -> Checked:
     """All checks that need neither the model's tokenizer nor the data."""
-    placement = place(config, inspect_machine())
+    placement = check_here(config)
     return Checked(check_anywhere(config, config_path), placement)
+
+
+def check_here(config: RunConfig) -> Placement:
+    """What only holds if all processes of the run share this machine; MachineLacks, also for cores and GPUs."""
+    for key, replicas, most in (
+        ("actor.replicas", config.actor.replicas, MAX_ACTORS),
+        ("evaluator.replicas", config.evaluator.replicas, _MAX_EVALUATORS),
+    ):
+        if replicas > most:
+            raise MachineLacks(f"{key}={replicas}: at most {most} on one machine")
+    if config.metrics.port:
+        raise MachineLacks(
+            f"metrics.port={config.metrics.port}: the processes of a run on one machine need ports of their own; set "
+            "metrics.port=0"
+        )
+    return place(config, inspect_machine())
 
 
 def check_anywhere(config: RunConfig, config_path: Path) -> RunPaths:
@@ -51,6 +68,8 @@ def check_anywhere(config: RunConfig, config_path: Path) -> RunPaths:
     paths = choose_run_directory(config, config_path)
     check_resume(config)
     check_ports(config)
+    check_local_address(config.metrics.host, "metrics.host")
+    check_local_address(config.weights.host, "weights.host")
     for role in KEY_ROLES:
         check_keys(config, role)
     check_files(config)
@@ -115,18 +134,9 @@ def check_reward_functions(config: RunConfig) -> None:
     for component in config.reward.components:
         if component.function is None:
             continue
-        environment = {**os.environ, "PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1"}
         where = f"reward component {component.name!r}: function {component.function}"
         try:
-            probe = subprocess.run(
-                [sys.executable, "-c", _PROBE, component.function],
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=_REWARD_IMPORT_TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-                check=False,
-            )
+            probe = run_code(_PROBE, component.function, timeout_s=_REWARD_IMPORT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             raise UserError(f"{where}: importing it takes more than {_REWARD_IMPORT_TIMEOUT_S:.0f} s") from None
         if probe.returncode != 0:

@@ -8,6 +8,9 @@ Commands are imported when they are used: `zeroq --help` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
+import select
+import shutil
 import signal
 import sys
 from collections.abc import Sequence
@@ -162,20 +165,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parse(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # a closed terminal; `nohup` has it ignored
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
-        return _dispatch(options)
+        code = _dispatch(options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
     except RunFailure as error:
         print(f"failed: {error}", file=sys.stderr)
         return EXIT_FAILURE
-    except (ZeroqError, OSError) as error:
-        print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+    except BrokenPipeError as error:
+        if not _reader_gone():
+            return _failed(error)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing to be said when Python ends either
         return EXIT_FAILURE
+    except PermissionError as error:
+        print(f"error: {error.filename}: user {os.getuid()} has no right to it: {error.strerror}", file=sys.stderr)
+        return EXIT_USER_ERROR
+    except (ZeroqError, OSError) as error:
+        return _failed(error)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+
+
+def _failed(error: Exception) -> int:
+    print(f"failed: {type(error).__name__}: {error}", file=sys.stderr)
+    return EXIT_FAILURE
+
+
+def _reader_gone() -> bool:
+    """Whether standard output is a pipe that nobody reads any more, as after `| head`."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in output.poll(0))
 
 
 def _interrupt(_signum: int, _frame: object) -> NoReturn:
@@ -259,9 +285,17 @@ def _dispatch(options: argparse.Namespace) -> int:
 def _init_model(path: Path, seed: int, shape: str) -> int:
     if path.exists():
         raise UserError(f"{path}: exists; name a directory that does not")
-    if seed < 0:
-        raise UserError(f"--seed {seed}: must not be negative")
+    if not 0 <= seed < 2**32:
+        raise UserError(f"--seed {seed}: give a number from 0 to 2**32 - 1")
+    try:
+        path.mkdir(parents=True)  # before torch is imported
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made: {error.strerror}; name another") from None
     from recipes.tiny_model import SHAPES, create_tiny_model
 
-    print(create_tiny_model(path, seed=seed, **SHAPES[shape]))  # type: ignore[arg-type]
+    try:
+        print(create_tiny_model(path, seed=seed, **SHAPES[shape]))  # type: ignore[arg-type]
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # half a model is none
+        raise
     return EXIT_OK

@@ -172,7 +172,7 @@ class PlainDisplay:
         self._phases_told = 0
         self._evaluations_told = 0
         self._told_at = 0.0
-        self._started = time.monotonic()
+        self._began: float | None = None  # unix seconds; the run's beginning, not that of whoever watches it
 
     def __enter__(self) -> PlainDisplay:
         return self
@@ -182,8 +182,10 @@ class PlainDisplay:
 
     def update(self, view: RunView) -> None:
         """Say what is new, if anything is."""
-        for name, _ in view.phases[self._phases_told :]:
-            self._say(PHASES.get(name, name))
+        if view.phases:
+            self._began = view.phases[0][1]
+        for name, moment in view.phases[self._phases_told :]:
+            self._say(PHASES.get(name, name), moment)
         self._phases_told = len(view.phases)
         for event in view.evaluations[self._evaluations_told :]:
             self._say(
@@ -201,9 +203,12 @@ class PlainDisplay:
             parts = [f"{PHASES.get(view.phase, view.phase)}{': ' + note if note else ''}"]
             self._say("; ".join(parts + [f"{name} {value}" for name, value in shown]))
 
-    def _say(self, text: str) -> None:
+    def _say(self, text: str, moment: float | None = None) -> None:
+        """`moment`: of what is told, unix seconds; None: now."""
         self._told_at = time.monotonic()
-        print(f"[{clock(self._told_at - self._started)}] {text}", file=self._stream, flush=True)
+        now = time.time() if moment is None else moment
+        since = max(0.0, now - (now if self._began is None else self._began))
+        print(f"[{clock(since)}] {text}", file=self._stream, flush=True)
 
 
 def number(value: object, digits: int) -> str:

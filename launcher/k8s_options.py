@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import Any
+
+from launcher.k8s.names import LOGGING_ROLES
+
+PIPED_WIDTH = 240
 
 
 def add_parsers(commands: Any) -> None:
@@ -33,9 +39,18 @@ examples:
     logs = commands.add_parser(
         "logs",
         help="logs of a role's pods on Kubernetes",
-        description="Print the logs of all pods of a role, each line with its pod's name if there are several.",
+        description="""\
+Print the logs of all pods of a role, each line with its pod's name if there are several. A pod that has no log (it has
+not started yet, say) is named on standard error.""",
+        epilog="""\
+examples:
+
+  zeroq logs learner --tail 20                 the last lines of each of the learner's pods
+  zeroq logs evaluator -f | grep WARNING       what comes from now on, of pods that come later, too
+  zeroq logs actor --previous                  why did containers restart?""",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    logs.add_argument("role", metavar="ROLE", help="broker, learner, actor, evaluator, evaluator-models, autoscaler")
+    logs.add_argument("role", metavar="ROLE", help=", ".join(LOGGING_ROLES))
     logs.add_argument("-f", "--follow", action="store_true", help="go on until Ctrl-C, with pods that come later")
     logs.add_argument("--tail", type=int, default=100, metavar="N", help="the last N lines of each pod (default 100)")
     logs.add_argument("--previous", action="store_true", help="of the containers before their last restart")
@@ -44,6 +59,10 @@ examples:
 
 def add_status_arguments(status: argparse.ArgumentParser) -> None:
     """What `zeroq status` takes beyond a run directory."""
+    status.description = """\
+What a local run is doing, or how it ended; with --k8s the roles of the run on Kubernetes: pods that are ready of those
+wanted, image tags, what keeps pods back, which autoscaler acts, and the broker's queues."""
+    status.epilog = "example: zeroq status --k8s --context lab --namespace zeroq"
     status.add_argument("--k8s", action="store_true", help="of the run on Kubernetes")
     _add_where(status)
 
@@ -73,7 +92,9 @@ def run_from_options(options: argparse.Namespace) -> int:
 
         from launcher.k8s.status import print_status
 
-        return print_status(cluster, Console())
+        # whoever reads from a pipe wants a row in one line
+        wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPED_WIDTH
+        return print_status(cluster, Console(width=wide))
 
 
 def _add_where(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ second. It only listens; a run that nobody watches does the same.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from concurrent.futures import Future
@@ -41,7 +42,8 @@ class LineTail:
         return self._offset
 
     def read(self) -> list[Row]:
-        """Objects of the lines completed since the last call; a file that does not exist yet has none."""
+        """Objects of the lines completed since the last call; a file that does not exist yet has none, nor has a line
+        that a full disk cut off (`common.lifecycle.append_record`)."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -50,7 +52,13 @@ class LineTail:
             return []
         complete = data[: data.rfind(b"\n") + 1]
         self._offset += len(complete)
-        return [json.loads(line) for line in complete.splitlines() if line.strip()]
+        rows: list[Row] = []
+        for line in complete.splitlines():
+            with contextlib.suppress(ValueError):
+                row = json.loads(line)
+                if isinstance(row, dict):
+                    rows.append(row)
+        return rows
 
 
 @dataclass
@@ -78,12 +86,16 @@ class RunView:
     @property
     def last_sign(self) -> float:
         """Unix time of the newest line in the run's files; now, if there are none."""
-        times = [time_ for _, time_ in self.phases[-1:]] + [float(row["time"]) for row in self.rows[-1:]]
+        times = [time_ for _, time_ in self.phases[-1:]] + [
+            float(row["time"]) for row in self.rows[-1:] if "time" in row
+        ]
         return max(times, default=time.time())
 
     def phase_seconds(self, until: float | None = None) -> dict[str, float]:
         """Time spent in each phase; the last one lasts until `until` (unix; default: now)."""
         spent: dict[str, float] = {}
+        if not self.phases:
+            return {}
         ends = [start for _, start in self.phases[1:]] + [until if until is not None else time.time()]
         for (name, start), end in zip(self.phases, ends, strict=True):
             if name in ENDED:
@@ -103,6 +115,8 @@ class RunView:
     def add_metrics(self, rows: list[Row]) -> None:
         """Take in lines of metrics.jsonl; a step that was done again after a resume replaces its first version."""
         for row in rows:
+            if "step" not in row:
+                continue
             while self.rows and self.rows[-1]["step"] >= row["step"]:
                 self.rows.pop()
             self.rows.append(row)
@@ -110,7 +124,7 @@ class RunView:
     def add_events(self, events: list[Row]) -> None:
         """Take in lines of events.jsonl."""
         for event in events:
-            kind = event["event"]
+            kind = str(event.get("event"))
             if kind == "phase":
                 self.phases.append((str(event["name"]), float(event["time"])))
             elif kind == "evaluation":

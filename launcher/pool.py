@@ -17,11 +17,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -34,6 +32,7 @@ import psutil
 from common.errors import EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
 from common.lifecycle import RunPaths
 from launcher.processes import ProcessRole, ProcessSpec
+from launcher.scratch import Scratch
 
 STOP_ORDER: tuple[ProcessRole, ...] = ("learner", "actor", "evaluator", "broker", "prometheus")
 STOP_DEADLINE_S: dict[ProcessRole, float] = {
@@ -90,7 +89,7 @@ class Pool:
         self._backoff_s = backoff_s
         self._deadlines = STOP_DEADLINE_S | (stop_deadline_s or {})
         self._mark = uuid.uuid4().hex
-        self._scratch = tempfile.mkdtemp(prefix="zeroq-")  # vLLM and torchrun leave sockets and folders behind
+        self._scratch = Scratch()  # vLLM and torchrun leave sockets and folders behind
         self._children: dict[str, Child] = {}
 
     def __enter__(self) -> Pool:
@@ -164,7 +163,7 @@ class Pool:
                     child.process.wait(max(0.0, deadline - time.monotonic()))
         self._kill_all()
         self._children.clear()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._scratch.remove()
 
     def last_lines(self, name: str) -> str:
         """The end of a process's log."""
@@ -173,7 +172,7 @@ class Pool:
     def _spawn(self, spec: ProcessSpec) -> subprocess.Popen[bytes]:
         self._paths.logs.mkdir(parents=True, exist_ok=True)
         cores = ",".join(map(str, sorted(spec.cores))) if spec.cores else "-"
-        environment = {**os.environ, "TMPDIR": self._scratch, **spec.environment, MARK: self._mark}
+        environment = {**os.environ, "TMPDIR": str(self._scratch.path), **spec.environment, MARK: self._mark}
         with (self._paths.logs / f"{spec.name}.log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, "-S", "-E", str(_CHILD), str(os.getpid()), cores, *spec.command],

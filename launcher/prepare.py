@@ -59,7 +59,10 @@ def prepare(config_path: Path, run_dir: Path, overrides: list[str]) -> str:
     check_writable(paths.root, "--run-dir")
     check_resume(config)
     check_files(config)
-    paths.root.mkdir(parents=True, exist_ok=True)
+    try:
+        paths.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--run-dir={run_dir}: cannot be made: {error.strerror}; name another") from None
     with locked(paths):
         _check_resumes(config, paths)
         stamp, wanted = _read_stamp(paths), _fingerprint(config)

@@ -11,10 +11,11 @@ from rich.table import Table
 from common.config import RunConfig, load_config
 from common.errors import EXIT_OK
 from common.lifecycle import RunPaths
-from launcher.checks import check_anywhere
+from launcher.checks import check_anywhere, check_here
 from launcher.display import number
-from launcher.machine import MachineLacks, inspect_machine, place
+from launcher.machine import MachineLacks
 from launcher.ready import resolve_model
+from launcher.run_directory import resume_note
 from recipes.model_files import HubUnreachable, PromptTokenizer, locate_model, read_model_facts
 from recipes.prepare import PreparedData, build_data, context_limit
 
@@ -25,9 +26,11 @@ def print_preview(config_path: Path, overrides: list[str]) -> int:
     paths = check_anywhere(config, config_path)
     data, context, notes = _prepare(config)
     try:
-        place(config, inspect_machine())
+        check_here(config)
     except MachineLacks as error:
         notes.append(f"it cannot run on this machine: {error}")
+    if note := resume_note(config, paths):
+        notes.append(note)
     console = Console()
     table = Table(title=f"{config_path}: in order", title_justify="left", show_header=False)
     for name, value in describe(config, paths, data, context):

@@ -8,11 +8,9 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
-import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,9 +20,9 @@ from common.config import CommonConfig, EvaluatorSection, RunConfig, dump_config
 from common.errors import RunFailure, UserError
 from common.lifecycle import RunPaths, write_atomic
 from launcher.checks import check_input
+from launcher.helper import run_module
 from launcher.machine import Placement
-from launcher.processes import import_path
-from launcher.run_directory import locked, staged
+from launcher.run_directory import locked, resume_note, staged
 from recipes.model_files import HubUnreachable, locate_model, read_model_facts
 from recipes.prepare import PreparedData, context_limit, prepare_data
 
@@ -53,6 +51,8 @@ def ready_run(config_path: Path, overrides: list[str]) -> Iterator[ReadyRun]:
     checked = check_input(config, config_path)
     paths = checked.paths
     print(f"preparing {paths.root}: model and data", flush=True)
+    if note := resume_note(config, paths):
+        print(f"  note: {note}", flush=True)
     with contextlib.ExitStack() as stack:
         continued = paths.root.exists()
         if continued:
@@ -125,11 +125,10 @@ def resolve_model(config: CommonConfig, folder: Path) -> Path:
 
 def make_tiny_model(path: Path, seed: int) -> None:
     """Write the demo's model in another process: torch is large, and the launcher lives as long as the run."""
-    environment = {**os.environ, "PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "launcher", "init-model", str(path), "--seed", str(seed)]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=_MODEL_TIMEOUT_S, check=False
-    )
+    try:
+        done = run_module("launcher", "init-model", str(path), "--seed", str(seed), timeout_s=_MODEL_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        raise RunFailure(f"making the tiny model took more than {_MODEL_TIMEOUT_S:.0f} s") from None
     if done.returncode != 0:
         raise RunFailure(f"making the tiny model failed:\n{done.stderr.strip()}")
 

@@ -77,7 +77,9 @@ def render_report(
     parts.append(_samples(paths.root / "samples"))
     for title, path in (("Configuration", paths.config), ("Versions", paths.versions)):
         if path.exists():
-            parts.append(f"<h2>{title}</h2><pre>{html.escape(path.read_text(encoding='utf-8'))}</pre>")
+            parts.append(
+                f"<h2>{title}</h2><pre>{html.escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>"
+            )
     head = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}</title><style>{_STYLE}</style>'
     return head + "\n".join(part for part in parts if part) + "</html>\n"
 
@@ -122,8 +124,9 @@ def _evenly(items: Sequence[_T], count: int) -> list[_T]:
 
 
 def load_summary(paths: RunPaths) -> dict[str, Any] | None:
-    """DIR/summary.json, if the run has ended."""
-    if not paths.summary.exists():
+    """DIR/summary.json, if the run has ended and left one that can be read."""
+    try:
+        loaded = json.loads(paths.summary.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
-    loaded: dict[str, Any] = json.loads(paths.summary.read_text(encoding="utf-8"))
-    return loaded
+    return loaded if isinstance(loaded, dict) and "result" in loaded else None

@@ -71,7 +71,7 @@ def _train(ready: ReadyRun, started: float, stop: StopFlag, monitoring: Monitori
                 if not finished:
                     print("stopping: learner, actors, evaluators, broker", flush=True)
                 monitor.final_status()
-        except ZeroqError:
+        except (ZeroqError, OSError):  # OSError: of our own output, when the terminal or the pipe is closed
             with contextlib.suppress(OSError):  # a full disk must not hide why the run failed
                 _conclude(paths, config, monitor.poll_files(), time.monotonic() - started, result)
             raise

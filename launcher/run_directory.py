@@ -11,7 +11,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from common.config import CommonConfig
@@ -19,13 +19,18 @@ from common.errors import UserError
 from common.lifecycle import RunPaths
 
 _LOCK = ".lock"
+_MAX_NAME = 200
+_STAGE_RUNS = "stages/*/run/config.yaml"
 
 
 def choose_run_directory(config: CommonConfig, config_path: Path) -> RunPaths:
     """The run's directory; UserError when it exists and `resume` is `never`, or cannot be made."""
-    name = config.run.name or f"{config_path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    named = config.run.name
+    name = named if named is not None else f"{config_path.stem}-{time.strftime('%Y%m%d-%H%M%S')}"
     if name in (".", "..") or "/" in name or name.startswith("."):
         raise UserError(f"run.name={name!r}: must be a plain directory name; set its parent with run.dir")
+    if not name or len(name) > _MAX_NAME:
+        raise UserError(f"run.name={name[:40]!r}: {len(name)} characters; give it 1 to {_MAX_NAME}")
     parent = Path(config.run.dir).expanduser().resolve()
     root = parent / name
     if config.resume == "never" and root.exists():
@@ -42,6 +47,13 @@ def choose_run_directory(config: CommonConfig, config_path: Path) -> RunPaths:
     return RunPaths(root)
 
 
+def resume_note(config: CommonConfig, paths: RunPaths) -> str | None:
+    """What to say when a run is to be continued that does not exist: a misspelt name would train from the start."""
+    if config.resume != "auto" or paths.root.exists():
+        return None
+    return f"resume=auto: there is no run {paths.root.name} below {paths.root.parent} yet; this is a new one"
+
+
 @contextlib.contextmanager
 def staged(paths: RunPaths) -> Iterator[RunPaths]:
     """A hidden directory that takes the place of `paths.root` if the block succeeds, and vanishes if it does not.
@@ -54,7 +66,10 @@ def staged(paths: RunPaths) -> Iterator[RunPaths]:
     stage = paths.root.with_name(f".{paths.root.name}.{os.getpid()}.tmp")
     missing = [folder for folder in stage.parents if not folder.exists()]
     try:
-        stage.mkdir(parents=True)
+        try:
+            stage.mkdir(parents=True)
+        except OSError as error:
+            raise UserError(f"run directory {paths.root} cannot be made: {error.strerror}; set run.dir") from None
         yield RunPaths(stage)
         try:
             stage.rename(paths.root)  # fails when somebody else was quicker
@@ -91,13 +106,24 @@ def is_running(paths: RunPaths) -> bool:
 
 
 def open_run(path: str | None, parent: str = "runs") -> RunPaths:
-    """The run at `path`, or the newest below `parent`; UserError when there is none."""
+    """The run at `path`, or the newest below `parent`, a pipeline's stages included; UserError when there is none."""
     if path is not None:
         root = Path(path).expanduser()
         if not (root / "config.yaml").is_file():
+            if (root / "pipeline.yaml").is_file():
+                stages = _newest(root.glob(_STAGE_RUNS))
+                such_as = f", such as {stages}" if stages else "; none has begun yet"
+                raise UserError(f"{root}: a pipeline, not a run; name the run of one of its stages{such_as}")
             raise UserError(f"{root}: not a run directory (it has no config.yaml)")
         return RunPaths(root.resolve())
-    runs = [p for p in Path(parent).glob("*/config.yaml") if not p.parent.name.startswith(".")]
-    if not runs:
+    single = (p for p in Path(parent).glob("*/config.yaml") if not p.parent.name.startswith("."))
+    newest = _newest([*single, *Path(parent).glob(f"*/{_STAGE_RUNS}")])
+    if newest is None:
         raise UserError(f"no runs below {parent}/; name a run directory, or start one with: zeroq run CONFIG")
-    return RunPaths(max(runs, key=lambda p: p.stat().st_mtime).parent.resolve())
+    return RunPaths(newest.resolve())
+
+
+def _newest(configs: Iterable[Path]) -> Path | None:
+    """The directory of the configuration that was written last."""
+    newest = max(configs, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.parent

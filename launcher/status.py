@@ -27,7 +27,9 @@ def print_status(paths: RunPaths, console: Console) -> int:
         if summary is not None:
             print_summary(paths, summary, console)
         else:
-            console.print(f"{paths.root}: not running, and it left no summary; see {paths.logs}", soft_wrap=True)
+            console.print(
+                f"{paths.root}: not running, and it left no summary that can be read; see {paths.logs}", soft_wrap=True
+            )
         return EXIT_OK
     config = load_config(paths.config)
     with RunMonitor(paths, config) as monitor:

@@ -8,6 +8,9 @@
 
 Everything is written into a hidden directory, synced to disk, and renamed in one go. A directory without a manifest, or
 with one that does not match, is not a checkpoint. Nothing is unpickled but tensors (`weights_only`).
+
+A run that goes on from an older checkpoint than the newest (which is damaged, or was not named) leaves a history. Its
+checkpoints of later steps become `abandoned-step-N` with the first one saved: else they would be gone on from next.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -119,7 +123,7 @@ class CheckpointStore:
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint; half-written and damaged ones are passed over."""
-        for path in self._by_step():
+        for _, path in self._by_step():
             try:
                 verify(path)
             except UserError as error:
@@ -129,11 +133,17 @@ class CheckpointStore:
         return None
 
     def find(self, resume: str) -> Path | None:
-        """What `resume: never | auto | PATH` asks for; UserError when PATH is no complete checkpoint."""
+        """What `resume: never | auto | PATH` asks for; UserError when PATH is no complete checkpoint, or when there are
+        checkpoints and all are damaged: to begin from nothing is not what `auto` asks for then."""
         if resume == "never":
             return None
         if resume == "auto":
-            return self.latest()
+            if (latest := self.latest()) is None and (damaged := self._by_step()):
+                raise UserError(
+                    f"no checkpoint in {self.directory} is whole, the newest is {damaged[0][1].name}; bring one "
+                    "back, or move them away to begin anew"
+                )
+            return latest
         path = Path(resume)
         verify(path)
         return path
@@ -164,29 +174,43 @@ class CheckpointStore:
             (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
             for path in (temporary / "manifest.json", temporary / "trainer", temporary):
                 sync_s += _sync(path)
+            self._set_aside(state.step)
             if target.exists():  # the same step again, after a resume from an older one
                 shutil.rmtree(target)
             temporary.rename(target)
             metrics.CHECKPOINT_FSYNC_SECONDS.observe(sync_s + _sync(self.directory))
-        except OSError as error:
+        except (
+            OSError,
+            SafetensorError,
+            RuntimeError,
+        ) as error:  # what a full disk is to those three
+            reason = f"{str(error).splitlines()[0]}; {_free_bytes(self.directory)} bytes were free"
             shutil.rmtree(temporary, ignore_errors=True)
-            last = self.latest()
             raise RunFailure(
-                f"checkpoint {target} could not be written: {error}; the last complete one is {last or 'none'}. "
-                "Free space and go on with resume=auto"
+                f"checkpoint {target} could not be written: {reason}; the last complete one is "
+                f"{self.latest() or 'none'}. Free space and go on with resume=auto"
             ) from error
-        for path in self._by_step()[self.keep :]:
+        for _, path in self._by_step()[self.keep :]:
             shutil.rmtree(path)
         return manifest
 
-    def _by_step(self) -> list[Path]:
-        """Directories that look like finished checkpoints, newest first."""
+    def _set_aside(self, step: int) -> None:
+        """Checkpoints of later steps than the one that is about to be saved are of a history that was left."""
+        for later, path in self._by_step():
+            if later > step:
+                aside = path.with_name(f"abandoned-{path.name}")
+                log.warning("%s is of a history that this run has left; it is %s now", path, aside.name)
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+
+    def _by_step(self) -> list[tuple[int, Path]]:
+        """Directories that look like finished checkpoints, newest first, with their steps."""
         found = []
         for path in self.directory.glob("step-*"):
             number = path.name.removeprefix("step-")
             if number.isdigit() and (path / "manifest.json").exists():
                 found.append((int(number), path))
-        return [path for _, path in sorted(found, reverse=True)]
+        return sorted(found, reverse=True)
 
     def _remove_leftovers(self) -> None:
         for path in self.directory.glob(".step-*.tmp"):
@@ -283,6 +307,11 @@ def _gather_random_states(trainer: Trained) -> list[torch.Tensor]:
     table = torch.zeros(trainer.ranks.size, len(own), dtype=torch.int64)
     table[trainer.ranks.rank] = own.long()
     return list(trainer.ranks.sum(table).to(torch.uint8))
+
+
+def _free_bytes(directory: Path) -> int:
+    existing = next(place for place in (directory, *directory.parents) if place.exists())
+    return shutil.disk_usage(existing).free
 
 
 def _files(directory: Path) -> Iterator[str]:

@@ -27,7 +27,7 @@ from common.messages import Ack, AddTask, Refused, Release, Sampling
 from common.wire import Array
 from learner.batch import TakenGroup
 from learner.feed import REPLY_TIMEOUT_S, ProblemFile, task_payload
-from learner.intake import TakeQueue, get_status
+from learner.intake import GivenUp, TakeQueue
 
 Kind = Literal["samples", "greedy", "general"]
 _ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
@@ -84,6 +84,7 @@ class EvaluationDesk:
         self.client, self.config, self.idle_limit_s = client, config, idle_limit_s
         self.problems, self.general = problems, general
         self.queue = TakeQueue(client, "eval")
+        self._given_up = GivenUp(client)
         self._running: list[_Evaluation] = []
         self._to_submit: list[tuple[str, int, Kind]] = []
         self._num_started = 0
@@ -130,12 +131,14 @@ class EvaluationDesk:
         self._running = [running for running in self._running if running.waiting]
         return [summarise(running) for running in complete]
 
-    def drop_dead_letters(self, status: dict[str, Any]) -> None:
-        """Stop waiting for tasks that the broker gave up."""
-        dead = {letter["task_id"] for letter in status["dead_letters"]}
+    def drop_dead_letters(self) -> dict[str, Any]:
+        """Stop waiting for tasks that the broker gave up; the broker's status."""
+        status, given_up = self._given_up.look()
+        dead = set(given_up)
         for running in self._running:
             running.num_lost += len(running.waiting & dead)
             running.waiting -= dead
+        return status
 
     def _submit_waiting(self) -> None:
         """Hand tasks to the broker until it has enough (it bounds evaluation tasks too)."""
@@ -148,7 +151,7 @@ class EvaluationDesk:
                 if isinstance(header, Refused) and header.code == "no_credit":
                     full.append(task)
                 elif not isinstance(header, Ack):
-                    raise RunFailure(f"the broker refused evaluation task {task[0]}: {header!r}")
+                    raise RunFailure(f"the broker refused evaluation task {task[0]}: {header}")
             if full:
                 self._to_submit = full + self._to_submit
                 return
@@ -181,8 +184,7 @@ class EvaluationDesk:
         if time.monotonic() < self._next_status:
             return
         self._next_status = time.monotonic() + 2.0
-        status = get_status(self.client)
-        self.drop_dead_letters(status)
+        status = self.drop_dead_letters()
         if any(status["leases"].values()):
             self._alive = time.monotonic()
         elif time.monotonic() - self._alive > self.idle_limit_s:

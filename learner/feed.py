@@ -167,7 +167,7 @@ class TaskFeed:
             elif isinstance(header, Refused) and header.code == "no_credit":
                 refused.append(number)
             else:
-                raise RunFailure(f"the broker refused task {self.task_id(number)}: {header!r}")
+                raise RunFailure(f"the broker refused task {self.task_id(number)}: {header}")
         self._backlog = sorted([*self._backlog, *refused])
         return admitted
 

@@ -48,13 +48,26 @@ class TakeQueue:
             if isinstance(envelope.header, GroupHeader):
                 groups.append(TakenGroup.of(envelope))
             elif not isinstance(envelope.header, NoWork):
-                raise RunFailure(f"the broker refused to hand out groups: {envelope.header!r}")
+                raise RunFailure(f"the broker refused to hand out groups: {envelope.header}")
         return groups
 
-    @property
-    def num_open(self) -> int:
-        """Requests without a reply."""
-        return len(self._open)
+
+class GivenUp:
+    """Reads which tasks the broker has given up since this was made: each once, however many died at a time."""
+
+    def __init__(self, client: BrokerClient) -> None:
+        self._client = client
+        self._read = int(get_status(client)["counters"]["dead_lettered"])
+
+    def look(self) -> tuple[dict[str, Any], list[str]]:
+        """The broker's status, and the ids of tasks given up since the last look."""
+        found: list[str] = []
+        while True:
+            status = get_status(self._client, dead_after=self._read)
+            if not (letters := status["dead_letters"]):
+                return status, found
+            found += [letter["task_id"] for letter in letters]
+            self._read = letters[-1]["number"]
 
 
 class GroupIntake:
@@ -74,6 +87,7 @@ class GroupIntake:
         self.client, self.feed, self.config = client, feed, config
         self.refill, self.idle_limit_s = refill, idle_limit_s
         self.queue = TakeQueue(client, "train")
+        self._given_up = GivenUp(client)
         self.groups: list[TakenGroup] = []
         self.num_duplicated = self.num_retried = self.num_dead_lettered = 0
         self._alive: float | None = None  # when somebody was last seen at work, since waiting began
@@ -114,9 +128,7 @@ class GroupIntake:
         if time.monotonic() < self._next_status:
             return
         self._next_status = time.monotonic() + 2.0
-        status = get_status(self.client)
-        if self.drop_dead_letters(status):
-            self.refill()
+        status = self.drop_dead_letters()
         if any(status["leases"].values()):
             self._alive = time.monotonic()
         elif self._alive is not None and time.monotonic() - self._alive > self.idle_limit_s:
@@ -125,18 +137,20 @@ class GroupIntake:
                 "see the logs of actors and evaluators"
             )
 
-    def drop_dead_letters(self, status: dict[str, Any]) -> int:
-        """Forget tasks that the broker gave up; returns how many they were."""
-        dead = [letter["task_id"] for letter in status["dead_letters"] if letter["task_id"].startswith("train-")]
-        dead = [task_id for task_id in dead if self.feed.is_outstanding(task_id)]
-        self.feed.finished(dead)
-        self.num_dead_lettered += len(dead)
-        return len(dead)
+    def drop_dead_letters(self) -> dict[str, Any]:
+        """Forget tasks that the broker gave up, and admit others in their place; the broker's status."""
+        status, given_up = self._given_up.look()
+        dead = [task_id for task_id in given_up if task_id.startswith("train-") and self.feed.is_outstanding(task_id)]
+        if dead:
+            self.feed.finished(dead)
+            self.num_dead_lettered += len(dead)
+            self.refill()
+        return status
 
 
-def get_status(client: BrokerClient) -> dict[str, Any]:
+def get_status(client: BrokerClient, *, dead_after: int | None = None) -> dict[str, Any]:
     """The broker's status; RunFailure if it answers anything else."""
-    header = client.request(GetStatus(), timeout_s=REPLY_TIMEOUT_S).header
+    header = client.request(GetStatus(dead_after=dead_after), timeout_s=REPLY_TIMEOUT_S).header
     if not isinstance(header, StatusReport):
-        raise RunFailure(f"the broker refused its status: {header!r}")
+        raise RunFailure(f"the broker refused its status: {header}")
     return header.status

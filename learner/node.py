@@ -27,7 +27,7 @@ from common.errors import EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
 from common.health import Health
 from common.keys import Keys
 from common.lifecycle import RunPaths, StopFlag, configure_logging, die_with_parent, register_process
-from common.metrics import probe_page
+from common.metrics import export_health, metrics_page, probe_page
 from common.pages import Page, PageServer
 from learner.gang import SILENT_S, Gang, NodeState, Order, Report
 from learner.gang_link import GangClient, GangServer
@@ -69,6 +69,7 @@ class Node:
         self._order: Order | None = None
         self._num_failures = 0
         self.health = Health(stopping=lambda: bool(stop))
+        self.health.ready(unless=lambda: None if self._state == "finished" else self._doing())
 
     def run(self) -> None:
         """Until training is finished or stopped. RunFailure when the ranks fail again and again, or the gang's seat is
@@ -123,6 +124,7 @@ class Node:
                 raise RunFailure(f"node 0 has not answered at {self._place.host}:{self._place.port} for an hour")
             if self._client.silent_s > SILENT_S and self._ranks.running:
                 self._end_ranks(f"node 0 has been silent for {self._client.silent_s:.0f} s")
+                self._state = "failed"  # it may have heard us all the while, and believe that our ranks still run
             return
         if self._order is None or order.reason != self._order.reason:
             log.info("gang: %s", order.reason)
@@ -181,6 +183,8 @@ class Node:
             return probe_page(stuck, "")
         if self._state == "running":
             return self._ranks.page(path, headers)
+        if path == "/metrics":  # a node without ranks is no target that is down: it waits, or training is finished
+            return metrics_page(headers)
         if path == "/livez" or (path == "/readyz" and self._state == "finished"):
             return probe_page(None, self._doing())
         return probe_page(self._doing(), "")
@@ -228,6 +232,7 @@ def _run(config: RunConfig, paths: RunPaths, place: Place, options: argparse.Nam
         client = GangClient(f"tcp://{place.host}:{place.port}", keys)
         stack.callback(client.close)
         node = Node(place, ranks, client, stop, exit_when_done=options.exit_when_done)
+        export_health(node.health)
         pages = PageServer(config.metrics.host, config.metrics.port, node.page)
         stack.callback(pages.close)
         register_process(paths, f"{options.name}-node{place.node}", "learner", None)

@@ -52,6 +52,7 @@ class NodeRanks:
         self._name, self._record = name, paths.processes / f"{name if first == 0 else f'{name}-rank{first}'}.json"
         self._process: subprocess.Popen[bytes] | None = None
         self._began = self._began_unix = 0.0
+        self._saved_before = self._saved()
 
     @property
     def running(self) -> bool:
@@ -64,7 +65,8 @@ class NodeRanks:
         return time.monotonic() - self._began
 
     def start(self, port: int) -> None:
-        """Start a generation that meets at `port`."""
+        """Start a generation that meets at `port`. Where an earlier one has saved a checkpoint, whatever `resume` says,
+        it goes on from there."""
         self._record.unlink(missing_ok=True)  # of an earlier generation
         command = [*LAUNCHER]
         command += ["--nnodes", str(self._num_nodes), "--node-rank", str(self._node)]
@@ -72,6 +74,8 @@ class NodeRanks:
         command += ["--master-addr", self._host, "--master-port", str(port), "--module", "learner"]
         # Probes and Prometheus ask this process, which asks the machine's first rank.
         command += [*self._arguments, "metrics.host=127.0.0.1", "metrics.port=0"]
+        if self._saved() - self._saved_before:
+            command.append("resume=auto")
         self._began, self._began_unix = time.monotonic(), time.time()
         self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
 
@@ -133,6 +137,14 @@ class NodeRanks:
             return Page(error.read(), error.code)
         except (OSError, ValueError) as error:
             return probe_page(f"the first rank here does not answer: {error}", "")
+
+    def _saved(self) -> set[tuple[str, int]]:
+        """The checkpoints that there are."""
+        found = set()
+        for manifest in self._paths.checkpoints.glob("step-*/manifest.json"):
+            with contextlib.suppress(OSError):  # pruned just now
+                found.add((manifest.parent.name, manifest.stat().st_mtime_ns))
+        return found
 
     def _port(self) -> int | None:
         with contextlib.suppress(OSError, ValueError, KeyError):

@@ -96,7 +96,7 @@ class BrokerSession:
             general=ProblemFile(data / "general_eval.jsonl") if config.data.general_eval else None,
         )
         self.finished_evaluations: list[EvaluationFigures] = []
-        self._publishing: Future[dict[str, Any]] | None = None
+        self._publishing: Future[None] | None = None
 
     def close(self) -> None:
         """Leave the broker."""
@@ -138,18 +138,18 @@ class BrokerSession:
         """
         self.finish_publish()
         staged = self.publisher.stage(version, tensors)
-        future: Future[dict[str, Any]] = Future()
+        future: Future[None] = Future()
 
         def send() -> None:
             try:
                 self.publisher.send(staged)
                 began = time.monotonic()
-                status = self._announce(version)
+                self._announce(version)
                 if trained:
                     self.release(trained)
                     self.top_up()
                 WEIGHTS_PHASE_SECONDS.labels("announce").observe(time.monotonic() - began)
-                future.set_result(status)
+                future.set_result(None)
             except BaseException as error:  # whatever it is, the learner's own thread must learn of it
                 future.set_exception(error)
 
@@ -160,23 +160,22 @@ class BrokerSession:
         """Wait until the publish under way has ended, in time bounded by the publisher; raise what it raised."""
         publishing, self._publishing = self._publishing, None
         if publishing is not None:
-            status = publishing.result()
-            self.intake.drop_dead_letters(status)
-            self.evaluations.drop_dead_letters(status)
+            publishing.result()
+            self.intake.drop_dead_letters()
+            self.evaluations.drop_dead_letters()
 
-    def _announce(self, version: int) -> dict[str, Any]:
-        """Tell the broker that actors have `version`; credit comes back, what is too old is swept. Its status."""
+    def _announce(self, version: int) -> None:
+        """Tell the broker that actors have `version`; credit comes back, what is too old is swept."""
         header = self.client.request(Publish(version=version), timeout_s=REPLY_TIMEOUT_S).header
         if not isinstance(header, StatusReport):
-            raise RunFailure(f"the broker refused version {version}: {header!r}")
-        return header.status
+            raise RunFailure(f"the broker refused version {version}: {header}")
 
     def release(self, groups: list[TakenGroup]) -> None:
         """These groups are trained on."""
         ids = [group.task_id for group in groups]
         header = self.client.request(Release(task_ids=ids, outcome="trained"), timeout_s=REPLY_TIMEOUT_S).header
         if not isinstance(header, Ack):
-            raise RunFailure(f"the broker refused the release of trained groups: {header!r}")
+            raise RunFailure(f"the broker refused the release of trained groups: {header}")
         self.feed.finished(ids)
 
     def status(self) -> dict[str, Any]:

@@ -5,11 +5,11 @@ Names in the file are those that TRL's users know. Means of ratios, entropy and 
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
+from common.lifecycle import append_record
 from learner import metrics
 from learner.batch import BatchFigures
 from learner.evaluation import EvaluationFigures, general_fields
@@ -54,8 +54,7 @@ class StepLog:
         }
         for done in evaluations:
             line |= evaluation_record(done)
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_record(self.path, line)
         self._export(step, version, batch, figures, times)
 
     def _export(

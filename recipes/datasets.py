@@ -112,7 +112,8 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Mapping[
 def find_file(source: str) -> Path | None:
     """The JSON-lines file that `source` names: as given, else in $ZEROQ_DATA; None when it names something else."""
     given = Path(source).expanduser()
-    folder = Path(os.environ.get("ZEROQ_DATA") or _DEFAULT_DATA)
+    named = os.environ.get("ZEROQ_DATA")
+    folder = Path(named or _DEFAULT_DATA)
     if given.is_file():
         if not source.endswith(_SUFFIXES):
             raise UserError(f"{source}: expected a name ending in .jsonl or .jsonl.gz")
@@ -120,7 +121,10 @@ def find_file(source: str) -> Path | None:
     if source.endswith(_SUFFIXES):
         if not given.is_absolute() and (folder / given).is_file():
             return folder / given
-        raise UserError(f"{source}: no such file, neither here nor in {folder} ($ZEROQ_DATA)")
+        place = f"{named} ($ZEROQ_DATA)" if named else "$ZEROQ_DATA (not set)"
+        raise UserError(
+            f"{source}: no such file, neither here nor in {place}; docs/conventions.md says what can be named"
+        )
     return None
 
 
@@ -266,7 +270,7 @@ def _hugging_face_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[s
     """Rows of a datasets directory (save_to_disk, or data files) or hub name; NAME:CONFIG picks a configuration."""
     name, _, subset = source.partition(":")
     directory = Path(name).expanduser()
-    if not directory.is_dir() and not is_hub_name(name):
+    if not name or (not directory.is_dir() and not is_hub_name(name)):
         raise UserError(f"data {source}: no such file or directory, and no name of a Hugging Face dataset")
     import datasets
 
@@ -278,18 +282,18 @@ def _hugging_face_rows(source: str, split: str) -> Iterator[tuple[str, Mapping[s
             table = datasets.load_dataset(str(directory) if directory.is_dir() else name, subset or None, split=split)
     except KeyError:
         raise UserError(f"data {source}: no split {split!r}; it has {', '.join(loaded)} (set data.split)") from None
-    except ValueError as error:
-        raise UserError(f"data {source}: {_one_line(error)}") from None
     except OSError as error:
         if directory.is_dir():
             raise UserError(f"data {source}: {_one_line(error)}") from None
         raise HubUnreachable(
             f"data {source}: no such file here, and not found at the hub ({_one_line(error)})"
         ) from None
+    except (ValueError, IndexError, datasets.exceptions.DatasetsError) as error:
+        raise UserError(f"data {source}: {_one_line(error.__cause__ or error)}") from None
     return ((f"{source}[{split}]:{index + 1}", row) for index, row in enumerate(table))
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300]
 
 

@@ -3,6 +3,7 @@
 reasoning-gym is imported on first use: it takes seconds, and reading a data file must not pay for it.
 """
 
+import difflib
 import json
 import random
 from collections.abc import Set as AbstractSet
@@ -53,7 +54,11 @@ def reasoning_gym_problems(
     Raises ValueError when the dataset yields too few distinct prompts (its space may simply be that small).
     """
     import reasoning_gym
+    from reasoning_gym.factory import DATASETS
 
+    if dataset not in DATASETS:
+        near = difflib.get_close_matches(dataset, DATASETS, n=1) or ["chain_sum"]
+        raise ValueError(f"no such dataset; did you mean {near[0]}?")
     # reasoning-gym draws item i from Random(seed + i): neighbouring seeds would repeat each other's items.
     first = random.Random(f"{dataset}/{seed}").randrange(2**31)
     tries = 10 * num + 1000

@@ -97,6 +97,18 @@ def make_group(
     )
 
 
+def status_with(dead: list[str], asked: m.GetStatus, *, most: int = 20) -> dict[str, Any]:
+    """A broker's status after the deaths of these tasks, in that order."""
+    letters = [{"number": number, "task_id": task_id} for number, task_id in enumerate(dead, 1)]
+    listed = letters[-most:] if asked.dead_after is None else letters[asked.dead_after :][:most]
+    return {
+        "dead_letters": listed,
+        "counters": {"dead_lettered": len(dead)},
+        "leases": {"generate": 1},
+        "queues": {},
+    }
+
+
 def write_data(root: Path, num_train: int = 6, num_eval: int = 3) -> None:
     """DIR/data with problems that nobody will solve."""
     data = root / "data"

@@ -62,6 +62,7 @@ SILENCE_S = 12.0
 """After this long without a word from the publisher, which answers every request, its connection is given up. A socket
 that reconnects by itself (heartbeats missed on a stalled machine) may come back under its old identity before the
 publisher has let that go, and is then never heard again, without an error on either side."""
+BACKWARDS_S = 60.0  # versions below ours are another learner's, of whom actor/follow.py hears within seconds
 _MAX_BAD_PULLS = 3
 
 
@@ -96,6 +97,7 @@ class WeightReceiver:
         self._pull: PullInProgress | None = None
         self._pull_everything = False  # left out of an epoch: what we have may be anything
         self._bad_pulls = 0
+        self._backwards_since: float | None = None
         self._request_id = 0  # of the newest request; answers to earlier ones are passed over
         self._unanswered_since: float | None = None
         self._heard_at = time.monotonic()
@@ -247,10 +249,9 @@ class WeightReceiver:
         assert isinstance(header, Snapshot)
         self._check_model(header.model)
         if self._highest is not None and header.version < self._highest:
-            raise RunFailure(
-                f"learner serves version {header.version}, this actor has sampled from {self._highest}: "
-                "versions do not go back in one incarnation; the actor must be restarted"
-            )
+            self._refuse_to_go_back(header.version, self._highest)
+            return
+        self._backwards_since = None
         try:
             if header.offset == 0 and (self._pull is None or self._pull.version != header.version):
                 self._drop_pull()
@@ -268,6 +269,16 @@ class WeightReceiver:
             if self._bad_pulls >= _MAX_BAD_PULLS:
                 raise RunFailure(f"weights: {self._bad_pulls} pulls in a row were bad; the last: {error}") from error
         await self._ask()
+
+    def _refuse_to_go_back(self, version: int, highest: int) -> None:
+        """Load nothing, and let `_ask_again` ask whether there is something newer; RunFailure after a while."""
+        self._drop_pull()
+        text = f"learner serves version {version}, this actor has sampled from {highest}"
+        if self._backwards_since is None:
+            self._backwards_since = time.monotonic()
+            log.warning("weights: %s", text)
+        elif time.monotonic() - self._backwards_since > BACKWARDS_S:
+            raise RunFailure(f"{text}: versions do not go back in one incarnation; the actor must be restarted")
 
     async def _load_pulled(self, pull: PullInProgress) -> None:
         update = Update("staged", pull.version, pull.layout.manifest().decode(), path=pull.staged.path)

@@ -55,8 +55,10 @@ __all__ = [
 class CommonConfig(Section):
     """What every kind of run has: RL runs, and the supervised jobs of common/job_config.py."""
 
-    model: str = Field(description="Hugging Face directory or name; 'tiny' makes a small random model in the run.")
-    seed: int = Field(0, ge=0)
+    model: str = Field(
+        min_length=1, description="Hugging Face directory or name; 'tiny' makes a small random model in the run."
+    )
+    seed: int = Field(0, ge=0, lt=2**32)
     resume: str = Field("never", description="never | auto | PATH of a checkpoint.")
     run: RunSection = RunSection()
     logging: TrackerSection = TrackerSection()

@@ -29,19 +29,26 @@ class MetricsSection(Section):
 
 
 class ScaleLimits(Section):
-    """Floor and ceiling of one kind of process, and how fast their number may change."""
+    """Floor and ceiling of one kind of process, and how fast their number may change: evaluators'."""
 
     min: int = Field(1, ge=0, description="Never fewer.")
     max: int = Field(8, ge=1, description="Never more.")
     max_step: int = Field(4, ge=1, description="Largest change in one decision.")
     scale_up_after_s: float = Field(5.0, ge=0, description="The need must last so long before processes are added.")
-    scale_down_after_s: float = Field(60.0, ge=0, description="The surplus must last so long before any is removed.")
+    scale_down_after_s: float = Field(300.0, ge=0, description="The surplus must last so long before any is removed.")
 
     @model_validator(mode="after")
     def _ordered(self) -> ScaleLimits:
         if self.min > self.max:
             raise ValueError(f"min {self.min} is above max {self.max}")
         return self
+
+
+class ActorLimits(ScaleLimits):
+    """The same for actors, which take minutes to start."""
+
+    max_step: int = Field(1, ge=1, description="Largest change in one decision.")
+    scale_up_after_s: float = Field(30.0, ge=0, description="The need must last so long before processes are added.")
 
 
 class AutoscalerSection(Section):
@@ -60,6 +67,12 @@ class AutoscalerSection(Section):
     starved_ratio: float = Field(
         0.1, ge=0, le=1, description="Actors: one more while the learner waits for them for a larger share of time."
     )
+    evaluator_role: Literal["evaluator", "evaluator-models"] | None = Field(
+        None,
+        description="On Kubernetes: which of the two kinds of evaluators is scaled. Unset: evaluator-models where a "
+        "reward component is a reward_model, else evaluator. A reward function that calls a judge over the network "
+        "needs evaluator-models here.",
+    )
     drain_s: float = Field(
         60.0,
         ge=0,
@@ -67,4 +80,4 @@ class AutoscalerSection(Section):
         description="A process that is to go gets no new work, and so long to finish what it has.",
     )
     evaluators: ScaleLimits = ScaleLimits()
-    actors: ScaleLimits = ScaleLimits(scale_up_after_s=30.0, scale_down_after_s=300.0, max_step=1)
+    actors: ActorLimits = ActorLimits()

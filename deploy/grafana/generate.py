@@ -61,7 +61,7 @@ _UNITS: dict[Unit, str] = {
     "flops": "flops",
 }
 _COLOURS = {"good": "green", "warning": "orange", "bad": "red"}
-_UNSCOPED = re.compile(r"(ALERTS|DCGM_)\w*")  # not of a zeroq process: they have no such labels
+_UNSCOPED = re.compile(r"DCGM_\w*")  # not of a zeroq process: they have no such labels
 
 
 def scoped(expr: str, board: Board) -> str:
@@ -111,7 +111,7 @@ def build(board: Board) -> str:
         made.with_variable(_choice("namespace", "Namespace", "label_values(zeroq_process_ready, namespace)"))
     if board.by_instance:
         component = board.name.removesuffix("s")
-        query = f'label_values(zeroq_process_ready{{component=~"{component}.*"}}, instance)'
+        query = f'label_values(zeroq_process_ready{{namespace=~"$namespace", component=~"{component}.*"}}, instance)'
         made.with_variable(_choice("instance", board.title, query))
     number = iter(range(1, 1000))
     for row in board.rows:
@@ -154,7 +154,8 @@ def _panel(panel: Panel, board: Board) -> stat.Panel | timeseries.Panel:
     ]
     built.thresholds(dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE).steps(steps))
     for reference, target in zip(_references(), panel.targets, strict=False):
-        built.with_target(_query(target, board, reference))
+        query = _query(target, board, reference)
+        built.with_target(query.instant() if panel.of_the_moment else query.range())
     return built
 
 
@@ -163,14 +164,14 @@ def _references() -> Iterator[str]:
 
 
 def _query(target: Target, board: Board, reference: str) -> prometheus.Dataquery:
-    query = prometheus.Dataquery().expr(scoped(target.expr, board)).ref_id(reference).range()
+    query = prometheus.Dataquery().expr(scoped(target.expr, board)).ref_id(reference)
     return query.legend_format(target.legend or "__auto").datasource(_SOURCE)
 
 
 def _figure(panel: Panel) -> stat.Panel:
     return (
         stat.Panel()
-        .graph_mode(BigValueGraphMode.AREA)
+        .graph_mode(BigValueGraphMode.NONE if panel.of_the_moment else BigValueGraphMode.AREA)
         .color_mode(BigValueColorMode.VALUE if panel.thresholds else BigValueColorMode.NONE)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))

@@ -142,4 +142,5 @@ def first_error(error: ValidationError) -> str:
     """The first thing wrong with a job: where, and what."""
     first = error.errors(include_url=False, include_input=False)[0]
     where = ".".join(map(str, first["loc"]))
-    return f"{where}: {first['msg']}" if where else str(first["msg"])
+    what = "kind is missing" if first["type"] == "union_tag_not_found" else str(first["msg"])
+    return f"{where}: {what}" if where else what

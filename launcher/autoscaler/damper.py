@@ -3,7 +3,7 @@
 More are added when every wish of the last `scale_up_after_s` asked for more than there are, and then as many as the
 most modest of them asked for. Some are removed when every wish of the last `scale_down_after_s` was content with
 fewer, and then no more than the greediest of them allowed. No decision changes the number by more than `max_step`, and
-after each the waiting starts anew. Floor and ceiling are kept at once.
+after each the waiting starts anew. Floor and ceiling are kept at once (the ceiling in steps of MOST_AT_ONCE).
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 from common.config import ScaleLimits
 from launcher.autoscaler.policy import Reason, ScaleRole, Wish
+
+MOST_AT_ONCE = 50
+"""No more go in one decision: the broker's list of peers has room for about sixty, and a Drain for 128 names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,8 @@ class Damper:
         if current < limits.min:
             return Decision(self._role, current, limits.min, "floor", f"never fewer than {limits.min}")
         if current > limits.max:
-            return Decision(self._role, current, limits.max, "ceiling", f"never more than {limits.max}")
+            after = max(limits.max, current - MOST_AT_ONCE)
+            return Decision(self._role, current, after, "ceiling", f"never more than {limits.max}")
         return None
 
     def decide(self, now: float, current: int, wish: Wish) -> Decision | None:
@@ -66,7 +70,7 @@ class Damper:
             return self._change(current, min(least, limits.max, current + limits.max_step), wish)
         most = max((w.most for w in self._since(now, limits.scale_down_after_s)), default=None)
         if most is not None and max(most, limits.min) < current:
-            return self._change(current, max(most, limits.min, current - limits.max_step), wish)
+            return self._change(current, max(most, limits.min, current - min(limits.max_step, MOST_AT_ONCE)), wish)
         return None
 
     def _since(self, now: float, seconds: float) -> list[Wish]:

@@ -39,6 +39,15 @@ class Departure:
             drain(names, drain_s + GRACE_S)
         return cls(decision, found, tuple(names), now + drain_s)
 
+    def again(self, draining: Mapping[str, float], drain: Drain, now: float) -> bool:
+        """Tell the broker anew if it does not withhold work from all of them (it restarted, or did not hear of it, or
+        a process came back under its old name); whether that was so. `draining`: what its status says."""
+        forgotten = [name for name in self.names if name not in draining]
+        if not forgotten or now >= self.deadline:
+            return False
+        drain(forgotten, self.deadline - now + GRACE_S)
+        return True
+
     def due(self, leases: Mapping[str, int] | None, now: float) -> bool:
         """Whether they may be stopped: none holds a lease, or time is up. `leases` None: not known at the moment."""
         if now >= self.deadline or not self.names:

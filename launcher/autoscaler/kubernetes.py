@@ -2,20 +2,21 @@
 
 A ReplicaSet that shrinks chooses its victims itself; the annotation `controller.kubernetes.io/pod-deletion-cost` tells
 it which. It is set on the drained pods right before the scale changes, and the change is refused (Conflict) if
-somebody else changed the scale since it was read.
+somebody else changed the scale since it was read. Before each request that changes something `may_act` is asked:
+several of them may take longer than what is left of the Lease.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.config import RunConfig
 from launcher.autoscaler.policy import ScaleRole
 from launcher.autoscaler.pool import Fleet
 from launcher.k8s.client import Cluster, Object
-from launcher.k8s.errors import Missing
+from launcher.k8s.errors import Conflict, Missing
 from launcher.k8s.names import DELETION_COST
 
 FIRST_TO_GO = "-1000"
@@ -23,16 +24,19 @@ FIRST_TO_GO = "-1000"
 
 def deployments(config: RunConfig) -> dict[ScaleRole, str]:
     """Which Deployment is scaled for each role. Groups that need a reward model are graded by evaluators of their
-    own."""
+    own; whether a function of the user's calls a judge, only `autoscaler.evaluator_role` can say."""
     models = any(component.kind == "reward_model" for component in config.reward.components)
-    return {"evaluator": "zeroq-evaluator-models" if models else "zeroq-evaluator", "actor": "zeroq-actor"}
+    role = config.autoscaler.evaluator_role or ("evaluator-models" if models else "evaluator")
+    return {"evaluator": f"zeroq-{role}", "actor": "zeroq-actor"}
 
 
 class KubernetesPool:
     """ReplicaPool over Deployments of one namespace. Every method may raise a ClusterError."""
 
-    def __init__(self, cluster: Cluster, names: Mapping[ScaleRole, str]) -> None:
-        self._cluster, self._names = cluster, dict(names)
+    def __init__(
+        self, cluster: Cluster, names: Mapping[ScaleRole, str], may_act: Callable[[], bool] = lambda: True
+    ) -> None:
+        self._cluster, self._names, self._may_act = cluster, dict(names), may_act
         self._scales: dict[ScaleRole, Object] = {}
         self._marked: dict[ScaleRole, list[str]] = {}
 
@@ -59,12 +63,18 @@ class KubernetesPool:
                     self._mark(pod, None)
             for pod in leaving:
                 self._mark(pod, FIRST_TO_GO)
+        self._check_lease()
         version = scale["metadata"].get("resourceVersion")
         self._cluster.patch_scale(
             self._names[role], {"metadata": {"resourceVersion": version}, "spec": {"replicas": count}}
         )
 
+    def _check_lease(self) -> None:
+        if not self._may_act():
+            raise Conflict("the Lease could not be renewed in time: another autoscaler may act by now")
+
     def _mark(self, pod: str, cost: str | None) -> None:
+        self._check_lease()
         with contextlib.suppress(Missing):  # it is gone already
             self._cluster.patch_pod(pod, {"metadata": {"annotations": {DELETION_COST: cost}}})
 

@@ -6,6 +6,7 @@ Read from the broker's status (broker/status.py). Counters and seconds are cumul
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -37,11 +38,18 @@ class Observation:
 
     @classmethod
     def of(cls, status: Mapping[str, Any], at: float) -> Observation:
-        """From a status report; BrokerUnavailable if the broker does not tell what is needed."""
+        """From a status report; BrokerUnavailable if the broker does not tell what is needed, or no numbers."""
         try:
-            return cls._of(status, at)
+            found = cls._of(status, at)
         except KeyError as missing:
             raise BrokerUnavailable(f"the broker's status has no {missing}: it is of another version") from None
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BrokerUnavailable(f"the broker's status is of no use: {error}") from None
+        for name in cls.__dataclass_fields__:
+            value = getattr(found, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise BrokerUnavailable(f"the broker's status is of no use: {name} is {value}")
+        return found
 
     @classmethod
     def _of(cls, status: Mapping[str, Any], at: float) -> Observation:

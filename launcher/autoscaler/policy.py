@@ -56,12 +56,13 @@ class Wish:
 
 
 def wish_evaluators(span: Span, config: RunConfig) -> Wish:
-    """By arrivals, backlog and service time; never a wish for none, and anything goes while nothing has been graded."""
-    grading_s = span.grading_s
+    """By arrivals, backlog and service time; never a wish for none. While nothing has been graded anything goes, but
+    somebody has to begin with what waits."""
+    grading_s, waiting = span.grading_s, span.last.grade_queue
     if grading_s is None:
-        return Wish(0, 1_000_000, "steady", "nothing has been graded yet")
+        detail = f"{waiting} groups wait, nothing has been graded yet"
+        return Wish(min(1, waiting), 1_000_000, "backlog" if waiting else "steady", detail)
     service_s = grading_s / config.evaluator.max_concurrent_groups
-    waiting = span.last.grade_queue
     demand = service_s * (span.arrivals_per_s + waiting / config.autoscaler.grading_target_s)
     detail = (
         f"{waiting} groups wait, {span.arrivals_per_s:.2f} groups/s come in, {service_s:.2f} s of one evaluator each: "
@@ -110,6 +111,8 @@ def wish_actors(
         f"the learner waited {100 * by_actors:.0f} % of the time for actors, {100 * up.starved:.0f} % in all; "
         f"staleness {shown} of at most {ceiling}, {swept} of {made} groups swept, {up.last.ready_train} ready"
     )
+    if current == 0 and up.last.generate_queue:
+        return Wish(1, 1, "starved", f"{up.last.generate_queue} tasks wait, and there is no actor")
     if by_actors > ratio and by_actors > 0:
         if stale or near:
             return Wish(current, current, "stale", f"{detail}: no more actors at the staleness ceiling")
@@ -120,6 +123,8 @@ def wish_actors(
         return Wish(current + 1, current + 1, "starved", detail)
     if down.starved > CALM * ratio or not down.grown("taken"):  # a learner that takes nothing says nothing about actors
         return Wish(current, current, "steady", detail)
+    if current <= 1:
+        return Wish(current, current, "steady", f"{detail}; somebody has to do the next task")
     needed_per_s = down.grown("taken") / down.seconds
     if rate is not None and needed_per_s > HEADROOM * (current - 1) * rate.per_s:
         fewer = f"{current - 1} actor(s) make {(current - 1) * rate.per_s:.2f} groups/s"

@@ -8,6 +8,9 @@ from typing import Protocol
 
 from launcher.autoscaler.policy import ScaleRole
 
+MAX_NAMES = 128
+"""What one Drain takes. Pods beyond the wanted number (of an update, say) may be more; they go as any pod does."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
@@ -37,4 +40,4 @@ def choose_leaving(fleet: Fleet, leases: Mapping[str, int], count: int) -> list[
     """Who goes when `count` are to remain: who holds the fewest leases, and among equals who is to be kept least."""
     surplus = len(fleet.members) - count
     by_worth = sorted(enumerate(fleet.members), key=lambda item: (leases.get(item[1], 0), -item[0]))
-    return [name for _, name in by_worth[: max(0, surplus)]]
+    return [name for _, name in by_worth[: max(0, min(surplus, MAX_NAMES))]]

@@ -6,13 +6,15 @@ Kubernetes it is stepped by loop.py, in `zeroq run` by the launcher's own loop (
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from common.config import RunConfig
+from common.errors import ZeroqError
 from launcher.autoscaler import metrics
 from launcher.autoscaler.damper import Damper, Decision
-from launcher.autoscaler.departures import Departure, Drain
+from launcher.autoscaler.departures import GRACE_S, Departure, Drain
 from launcher.autoscaler.observation import History, Observation
 from launcher.autoscaler.policy import (
     EVIDENCE,
@@ -24,6 +26,8 @@ from launcher.autoscaler.policy import (
     wish_evaluators,
 )
 from launcher.autoscaler.pool import Fleet, ReplicaPool, choose_leaving
+
+log = logging.getLogger(__name__)
 
 MEMORY_S = 1800.0  # a publish may take many minutes, and starvation is measured over some of them
 MIN_LOOKS = 3  # rates are taken over this many looks at the least
@@ -61,6 +65,7 @@ class Autoscaler:
             for direction, reason in metrics.FORESEEN[role]:
                 metrics.DECISIONS.labels(role, direction, reason)
         self._leaving: dict[ScaleRole, Departure] = {}
+        self._last_set: dict[ScaleRole, int] = {}
         self._decided_at: float | None = None
         self._actor_rate: ActorRate | None = None
         self._actors_at_work = (-1, 0.0)  # how many, and since when
@@ -73,6 +78,7 @@ class Autoscaler:
     def forget(self) -> None:
         """Start anew: another autoscaler acted meanwhile. Those that are being drained get work again by themselves."""
         self._leaving.clear()
+        self._last_set.clear()
         self._decided_at = None
         metrics.ACTUAL.clear()
         metrics.DESIRED.clear()
@@ -85,19 +91,32 @@ class Autoscaler:
         Call it often: departures are looked after at each call, decisions are taken every `autoscaler.every_s`.
         """
         leases = None if status is None else leases_of(status)
+        fault: ZeroqError | None = None
         for role in list(self._leaving):
-            self._look_after(role, leases, now)
+            try:
+                self._look_after(role, leases, None if status is None else status.get("draining"), now)
+            except ZeroqError as error:  # somebody who cannot be let go must not keep others from being added
+                fault = error
+                if now >= self._leaving[role].deadline + GRACE_S:
+                    self._leaving.pop(role).call_off(self._drain)
         due = self._decided_at is None or now - self._decided_at >= self._config.autoscaler.every_s
-        if status is None or not due:
-            return []
+        decisions = self._decide_all(status, leases or {}, now) if status is not None and due else []
+        if fault is not None:
+            raise fault
+        return decisions
+
+    def _decide_all(self, status: Mapping[str, Any], leases: Mapping[str, int], now: float) -> list[Decision]:
         self._decided_at = now
         if not self._history.add(Observation.of(status, now)):
             for damper in self._dampers.values():
                 damper.forget()
-        return [decision for role in self._roles if (decision := self._decide(role, leases or {}, now)) is not None]
+        return [decision for role in self._roles if (decision := self._decide(role, leases, now)) is not None]
 
     def _decide(self, role: ScaleRole, leases: Mapping[str, int], now: float) -> Decision | None:
         fleet = self._pool.fleet(role)
+        if self._last_set.pop(role, fleet.wanted) != fleet.wanted:
+            log.warning("%ss: somebody else set their number to %d (an HPA, KEDA, kubectl scale?)", role, fleet.wanted)
+        self._last_set[role] = fleet.wanted
         departure = self._leaving.get(role)
         if departure is not None and departure.found != fleet.wanted:
             departure.call_off(self._drain)
@@ -107,6 +126,8 @@ class Autoscaler:
         metrics.ACTUAL.labels(role).set(fleet.ready)
         metrics.DESIRED.labels(role).set(current)
         damper = self._dampers[role]
+        if departure is not None and current > self._limits[role].max:
+            return None  # on the way down to the ceiling, in several steps
         decision = damper.within_limits(current) or damper.decide(now, current, self._wish(role, fleet, current))
         if decision is None:
             return None
@@ -133,6 +154,8 @@ class Autoscaler:
     def _carry_out(self, decision: Decision, fleet: Fleet, leases: Mapping[str, int], now: float) -> None:
         """More at once; fewer after those that go have finished. A change of mind calls off what has not happened."""
         role = decision.role
+        if not self._may_act():
+            return
         departure = self._leaving.pop(role, None)
         if departure is not None:
             departure.call_off(self._drain)
@@ -144,15 +167,24 @@ class Autoscaler:
         drain_s = self._config.autoscaler.drain_s
         self._leaving[role] = Departure.begin(decision, fleet.wanted, names, self._drain, now, drain_s)
 
-    def _look_after(self, role: ScaleRole, leases: Mapping[str, int] | None, now: float) -> None:
+    def _look_after(
+        self, role: ScaleRole, leases: Mapping[str, int] | None, draining: Mapping[str, float] | None, now: float
+    ) -> None:
         departure = self._leaving[role]
-        if departure.due(leases, now):
+        if draining is not None and departure.again(draining, self._drain, now):
+            return  # leases of this status may be some that it has given them since
+        if not departure.due(leases, now):
+            return
+        if self._pool.fleet(role).wanted != departure.found:  # somebody else's number is not to be overwritten
+            departure.call_off(self._drain)
+        else:
             self._scale(departure.decision, departure.names)
-            del self._leaving[role]
+        del self._leaving[role]
 
     def _scale(self, decision: Decision, leaving: Sequence[str]) -> None:
         if self._may_act():
             self._pool.scale(decision.role, decision.after, leaving)
+            self._last_set[decision.role] = decision.after
             self._tell(decision, True)
 
 

@@ -7,13 +7,16 @@ within `patience_s`, waiting as long as the server asks for, or longer each time
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
+import os
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 import yaml
@@ -23,10 +26,11 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
 from common.errors import UserError
-from launcher.k8s.errors import Access, Unavailable, of_response
+from launcher.k8s.errors import Access, Unavailable, Untrusted, of_response
 from launcher.k8s.names import NAMESPACE, Kind
 
 Object = dict[str, Any]
+Answer = TypeVar("Answer")
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 REQUEST_TIMEOUT_S = 5.0
@@ -34,6 +38,8 @@ PATIENCE_S = 30.0
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 15.0
 _SILENT_LOG_S = 600.0
+_CUT_OFF = re.compile(r"EOF|timed out|reset", re.IGNORECASE)
+"""TLS errors of a connection that ended, as against those of a certificate."""
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = logging.getLogger(__name__)
@@ -43,7 +49,7 @@ class Cluster:
     """A connection to one namespace. A context manager.
 
     `patience_s`: how long a request may be tried again before Unavailable is raised; 0 for callers that have a loop of
-    their own. `wait` sleeps (tests).
+    their own. `wait` sleeps (tests). `by`: where the connection's settings come from, for people.
     """
 
     def __init__(
@@ -53,7 +59,9 @@ class Cluster:
         *,
         patience_s: float,
         wait: Callable[[float], None] = time.sleep,
+        by: str = "the kubeconfig",
     ) -> None:
+        self._by = by
         self.connection, self.namespace = connection, namespace
         self._patience_s, self._wait = patience_s, wait
         self._core = api.CoreV1Api(connection)
@@ -128,12 +136,13 @@ class Cluster:
         access = Access("update", "leases", self.namespace, name, "coordination.k8s.io")
         return self._ask(access, self._coordination.replace_namespaced_lease, name, body=body)
 
-    def pod_log(self, pod: str, **options: Any) -> Iterator[bytes]:
-        """Lines of a pod's log, without line ends, as they come; ends with the stream. Unavailable when it breaks."""
+    def pod_log(self, pod: str, **options: Any) -> LogStream:
+        """A pod's log."""
         access = Access("get", "pods/log", self.namespace, pod)
         timeout = (REQUEST_TIMEOUT_S, _SILENT_LOG_S if options.get("follow") else 60.0)
-        response = self._send(access, self._core.read_namespaced_pod_log, pod, _request_timeout=timeout, **options)
-        return _lines(response, access, self.server)
+        method = self._core.read_namespaced_pod_log
+        response = self._patiently(lambda: self._send(access, method, pod, _request_timeout=timeout, **options))
+        return LogStream(response, access, self.server)
 
     # -------------------------------------------------------------- requests
 
@@ -141,7 +150,9 @@ class Cluster:
         return self._ask(access, method, name, body=body, _content_type=kind)
 
     def _ask(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Object:
-        response = self._send(access, method, *args, **options)
+        return self._patiently(lambda: self._object(access, self._send(access, method, *args, **options)))
+
+    def _object(self, access: Access, response: Any) -> Object:
         try:
             answer = json.loads(response.data)
         except (ValueError, urllib3.exceptions.HTTPError) as error:
@@ -152,23 +163,22 @@ class Cluster:
             raise Unavailable(f"{self.server}: no Kubernetes object in answer to {access.verb} {access.target}")
         return answer
 
-    def _send(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """One request, again until it is answered or patience ends. Conflicts are the caller's to resolve."""
+    def _patiently(self, attempt_once: Callable[[], Answer]) -> Answer:
+        """One request, again until it is answered whole or patience ends. Conflicts are the caller's to resolve."""
         begin, attempt = time.monotonic(), 0
         while True:
             try:
-                return self._send_once(access, method, *args, **options)
+                return attempt_once()
             except Unavailable as error:
-                wait_s = error.retry_after_s
-                if wait_s is None:
-                    wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+                wait_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2.0**attempt) * random.uniform(0.5, 1.0)
+                wait_s = max(wait_s, error.retry_after_s or 0.0)
                 if time.monotonic() - begin + wait_s > self._patience_s:
                     raise
                 log.warning("%s; trying again in %.1f s", error, wait_s)
                 self._wait(wait_s)
                 attempt += 1
 
-    def _send_once(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _send(self, access: Access, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
         options.setdefault("_request_timeout", REQUEST_TIMEOUT_S)
         named = ("namespace",) if not access.name or access.verb == "create" else ("name", "namespace")
         given = dict(zip(named, (*args, self.namespace), strict=True))
@@ -177,9 +187,39 @@ class Cluster:
         except ApiException as error:
             if error.status:
                 raise of_response(access, int(error.status), error.body, error.headers) from None
-            raise Unavailable(f"{self.server}: cannot {access.verb} {access.target}: {_brief(error)}") from None
+            text = f"{self.server}: cannot {access.verb} {access.target}: {_brief(error)}"
+            if str(error.reason).startswith("SSLError") and not _CUT_OFF.search(str(error.reason)):
+                raise Untrusted(f"{text}; see the cluster's server and certificate-authority in {self._by}") from None
+            raise Unavailable(text) from None
+        except ConfigException as error:  # the token is read anew every minute
+            raise Unavailable(f"{self._by}: {_brief(error)}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unavailable(f"{self.server}: the API server does not answer: {_brief(error)}") from None
+
+
+class LogStream:
+    """Lines of a pod's log, without line ends, as they come; ends with the stream. Unavailable when it breaks."""
+
+    def __init__(self, response: Any, access: Access, server: str) -> None:
+        self._response, self._access, self._server = response, access, server
+
+    def __iter__(self) -> Iterator[bytes]:
+        rest = b""
+        try:
+            for chunk in self._response.stream(amt=None, decode_content=True):
+                *lines, rest = (rest + chunk).split(b"\n")
+                yield from lines
+        except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:  # ValueError: it was broken off
+            raise Unavailable(f"{self._server}: {self._access.target}: the stream broke: {_brief(error)}") from None
+        finally:
+            self._response.close()
+        if rest:
+            yield rest
+
+    def break_off(self) -> None:
+        """Have the thread that reads this come to an end, from another thread."""
+        with contextlib.suppress(ValueError, RuntimeError, OSError):  # it has come to its end
+            self._response.shutdown()
 
 
 def connect(
@@ -195,23 +235,48 @@ def connect(
     there is no usable configuration.
     """
     configuration = api.Configuration()
+    where = "this pod's service account" if in_cluster else "the kubeconfig ($KUBECONFIG or ~/.kube/config)"
+    remedy = "set automountServiceAccountToken" if in_cluster else "name a good one, or check it with kubectl version"
     try:
-        if in_cluster:
-            kube_config.load_incluster_config(client_configuration=configuration)
-        else:
-            kube_config.load_kube_config(context=context, client_configuration=configuration)
-    except (ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-        where = "this pod's service account" if in_cluster else "the kubeconfig ($KUBECONFIG or ~/.kube/config)"
-        remedy = (
-            "set automountServiceAccountToken" if in_cluster else "name a good one, or check it with kubectl version"
-        )
+        with _overheard() as errors:
+            if in_cluster:
+                kube_config.load_incluster_config(client_configuration=configuration)
+            else:
+                kube_config.load_kube_config(context=context, client_configuration=configuration)
+        for path in (configuration.ssl_ca_cert, configuration.cert_file, configuration.key_file):
+            if path and not os.access(path, os.R_OK):
+                raise ConfigException(f"{path} cannot be read")
+        if errors and not (configuration.api_key or configuration.cert_file):
+            raise ConfigException(f"no credentials: {errors[-1]}")
+    except (TypeError, AttributeError, KeyError) as error:
+        told = f"it is none, or asks for a way of logging in that the official client does not know ({_brief(error)})"
+        raise UserError(f"cannot use {where}: {told}; {remedy}") from None
+    except (ConfigException, yaml.YAMLError, OSError, ValueError) as error:
         raise UserError(f"cannot use {where}: {_brief(error)}; {remedy}") from None
     configuration.retries = False  # ours know what the server asked for
     return Cluster(
         api.ApiClient(configuration),
         namespace or _own_namespace(),
         patience_s=PATIENCE_S if patience_s is None else patience_s,
+        by=where,
     )
+
+
+@contextlib.contextmanager
+def _overheard() -> Iterator[list[str]]:
+    """Errors that the official client only logs: after a credential plugin that failed it would ask as nobody."""
+    heard: list[str] = []
+
+    class Ear(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            heard.append(" ".join(record.getMessage().split()))
+
+    ear, root = Ear(logging.ERROR), logging.getLogger()
+    root.addHandler(ear)
+    try:
+        yield heard
+    finally:
+        root.removeHandler(ear)
 
 
 def _own_namespace() -> str:
@@ -223,20 +288,6 @@ def _own_namespace() -> str:
 
 def _method(kind: Kind) -> str:
     return "stateful_set" if kind == "statefulset" else kind
-
-
-def _lines(response: Any, access: Access, server: str) -> Iterator[bytes]:
-    rest = b""
-    try:
-        for chunk in response.stream(amt=None, decode_content=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield from lines
-    except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise Unavailable(f"{server}: {access.target}: the stream broke: {_brief(error)}") from None
-    finally:
-        response.close()
-    if rest:
-        yield rest
 
 
 def _brief(error: BaseException) -> str:

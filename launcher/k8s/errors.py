@@ -6,10 +6,13 @@ A request is described by what a Role would have to allow (`Access`), so that a 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
 from common.errors import RunFailure, UserError, ZeroqError
+
+_LONGEST_RETRY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,11 @@ class Rejected(ClusterError, UserError):
     cause = "rejected"
 
 
+class Untrusted(ClusterError, UserError):
+    """TLS cannot be agreed upon: a certificate, an authority or an address in the kubeconfig is wrong. Time does not
+    mend that."""
+
+
 class Conflict(ClusterError, RunFailure):
     """409: somebody else changed the object meanwhile. Read it again, and decide again."""
 
@@ -103,12 +111,13 @@ def of_response(access: Access, status: int, body: str | bytes | None, headers: 
 
 
 def retry_after(headers: Any) -> float | None:
-    """Seconds in a Retry-After header; None without one that is a number."""
+    """Seconds in a Retry-After header; None without one that is a number. Nobody is put off for longer than an hour."""
     value = headers.get("Retry-After") if headers is not None else None
     try:
-        return max(0.0, float(value)) if value is not None else None
+        seconds = float(value) if value is not None else None
     except ValueError:
         return None
+    return None if seconds is None or math.isnan(seconds) else min(_LONGEST_RETRY_S, max(0.0, seconds))
 
 
 def message_of(body: str | bytes | None) -> str:

@@ -2,10 +2,14 @@
 
 With --follow each pod has a thread that reads its stream. A stream that breaks is taken up again at the last line's
 time; lines of that very moment that were shown already are left out. Pods are listed again every few seconds.
+
+A pod without a log (it has not started, or is gone by now, or with --previous did not restart) is named on standard
+error and costs the others nothing.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -13,21 +17,23 @@ from datetime import datetime
 from typing import IO
 
 from common.errors import EXIT_OK, UserError
-from launcher.k8s.client import Cluster
-from launcher.k8s.errors import ClusterError, Forbidden, Missing, Unavailable
+from launcher.k8s.client import Cluster, LogStream
+from launcher.k8s.errors import ClusterError, Forbidden, Missing, Rejected, Unavailable
 from launcher.k8s.names import COMPONENT_LABEL, LOGGING_ROLES
 
 LIST_EVERY_S = 5.0
 AGAIN_AFTER_S = 2.0
+LOOK_EVERY_S = 0.25
+END_WITHIN_S = 2.0
 MAX_STREAMS = 64
 
 
 def print_logs(
     cluster: Cluster, role: str, *, follow: bool, tail: int, previous: bool, stop: threading.Event | None = None
 ) -> int:
-    """Print them; returns the exit code. UserError for an unknown role and one without pods, ClusterError else.
+    """Print them; returns the exit code. UserError for an unknown role and one without pods or logs, ClusterError else.
 
-    `stop` ends following (Ctrl-C does, too).
+    `stop` ends following (Ctrl-C does, too), and so does a reader that has seen enough (`| head`).
     """
     if role not in LOGGING_ROLES:
         raise UserError(f"{role}: no such role; there are {', '.join(LOGGING_ROLES)}")
@@ -39,13 +45,31 @@ def print_logs(
     if not pods and not follow:
         raise UserError(f"namespace {cluster.namespace}: there are no pods of role {role}; see zeroq status --k8s")
     out = Lines(sys.stdout, prefix=len(pods) != 1 or follow)
-    if follow:
-        Follower(cluster, role, out, tail).run(stop or threading.Event())
-        return EXIT_OK
-    for pod in pods:
-        for line in cluster.pod_log(pod, container=role, tail_lines=tail, previous=previous):
-            out.show(pod, line)
+    try:
+        if follow:
+            Follower(cluster, role, out, tail).run(stop or threading.Event())
+        else:
+            print_each(cluster, role, pods, out, tail, previous)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be said at exit, either
+    finally:
+        out.end()
     return EXIT_OK
+
+
+def print_each(cluster: Cluster, role: str, pods: list[str], out: Lines, tail: int, previous: bool) -> None:
+    """One pod's log after the other. UserError if none of them has one."""
+    without: list[ClusterError] = []
+    for pod in pods:
+        try:
+            for line in cluster.pod_log(pod, container=role, tail_lines=tail, previous=previous):
+                out.show(pod, line)
+        except (Rejected, Missing) as error:
+            without.append(error)
+    if len(without) == len(pods):
+        raise without[0]
+    for missing in without:
+        print(f"left out: {missing}", file=sys.stderr)
 
 
 def pod_names(cluster: Cluster, role: str) -> list[str]:
@@ -54,7 +78,7 @@ def pod_names(cluster: Cluster, role: str) -> list[str]:
 
 
 class Lines:
-    """Writes whole lines of several threads."""
+    """Writes whole lines of several threads. BrokenPipeError once nobody reads any more."""
 
     def __init__(self, stream: IO[str], *, prefix: bool) -> None:
         self._stream, self._prefix = stream, prefix
@@ -67,6 +91,16 @@ class Lines:
             self._stream.write(f"{pod}: {text}\n" if self._prefix else f"{text}\n")
             self._stream.flush()
 
+    def note(self, text: str) -> None:
+        """One line on standard error."""
+        with self._lock:
+            print(text, file=sys.stderr)
+
+    def end(self) -> None:
+        """Nothing is written from now on: the interpreter aborts if, at its end, a thread is within a write. (A reader
+        that stands still may hold one up.)"""
+        self._lock.acquire(timeout=END_WITHIN_S)
+
 
 class Follower:
     """One thread for each pod, as long as there is one."""
@@ -74,45 +108,70 @@ class Follower:
     def __init__(self, cluster: Cluster, role: str, out: Lines, tail: int) -> None:
         self._cluster, self._role, self._out, self._tail = cluster, role, out, tail
         self._threads: dict[str, threading.Thread] = {}
-        self._fault: ClusterError | None = None
+        self._streams: dict[str, LogStream] = {}
+        self._fault: ClusterError | BrokenPipeError | None = None
+        self._too_many = False
 
     def run(self, stop: threading.Event) -> None:
-        """Until `stop`, or until the API server says that we may not read logs."""
+        """Until `stop`, or until the API server says that we may not read logs; no thread goes on after that."""
+        try:
+            self._watch(stop)
+        finally:
+            stop.set()
+            deadline = time.monotonic() + END_WITHIN_S
+            for stream in list(self._streams.values()):
+                stream.break_off()
+            for thread in self._threads.values():
+                thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _watch(self, stop: threading.Event) -> None:
         while not stop.is_set():
             if self._fault is not None:
                 raise self._fault
             try:
                 self._start(pod_names(self._cluster, self._role), stop)
             except Unavailable as error:
-                print(f"{error}; trying again", file=sys.stderr)
-            stop.wait(LIST_EVERY_S if self._threads else AGAIN_AFTER_S)
+                self._out.note(f"{error}; trying again")
+            until = time.monotonic() + (LIST_EVERY_S if self._threads else AGAIN_AFTER_S)
+            while self._fault is None and not stop.is_set() and (left_s := until - time.monotonic()) > 0:
+                stop.wait(min(left_s, LOOK_EVERY_S))
 
     def _start(self, pods: list[str], stop: threading.Event) -> None:
         self._threads = {pod: thread for pod, thread in self._threads.items() if thread.is_alive()}
+        for pod in self._streams.keys() - self._threads.keys():
+            self._streams.pop(pod)
+        if len(pods) > MAX_STREAMS and not self._too_many:
+            self._too_many = True
+            self._out.note(f"{len(pods)} pods: no more than {MAX_STREAMS} are followed at once")
         for pod in [pod for pod in pods if pod not in self._threads][: MAX_STREAMS - len(self._threads)]:
             thread = threading.Thread(target=self._follow, args=(pod, stop), name=f"logs-{pod}", daemon=True)
             self._threads[pod] = thread
             thread.start()
 
     def _follow(self, pod: str, stop: threading.Event) -> None:
-        """Read one pod's log until the pod is gone."""
-        place = Place()
+        """Read one pod's log until the pod is gone; says what is wrong when that changes."""
+        place, said = Place(), ""
         while not stop.is_set():
             since_s = place.since_s()
             options = {"tail_lines": self._tail} if since_s is None else {"since_seconds": since_s}
             try:
-                for line in self._cluster.pod_log(pod, container=self._role, follow=True, timestamps=True, **options):
+                stream = self._cluster.pod_log(pod, container=self._role, follow=True, timestamps=True, **options)
+                self._streams[pod] = stream
+                for line in () if stop.is_set() else stream:
                     if (text := place.take(line)) is not None:
                         self._out.show(pod, text)
+                    said = ""
                     if stop.is_set():
                         return
             except Missing:
                 return
-            except Forbidden as error:
+            except (Forbidden, BrokenPipeError) as error:
                 self._fault = error
                 return
             except ClusterError as error:
-                print(f"{error}; taken up again", file=sys.stderr)
+                if str(error) != said and not stop.is_set():
+                    said = str(error)
+                    self._out.note(f"{error}; taken up again")
             stop.wait(AGAIN_AFTER_S)
 
 

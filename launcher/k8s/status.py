@@ -11,12 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from common.errors import EXIT_OK
+from common.errors import EXIT_OK, UserError
 from launcher.k8s.client import Cluster, Object
 from launcher.k8s.errors import ClusterError, Missing
 from launcher.k8s.forward import get
 from launcher.k8s.names import COMPONENT_LABEL, LEASE, METRICS_PORT, PART_OF, WORKLOADS
 
+NOT_THERE = "missing; kubectl apply -f deploy/k8s"
 _MAX_TROUBLES = 10
 _FIGURES: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("policy version", "zeroq_broker_policy_version", {}),
@@ -48,10 +49,17 @@ class RoleRow:
 
 
 def print_status(cluster: Cluster, console: Console) -> int:
-    """Print it; returns the exit code. ClusterError when the workloads cannot be read; the rest is optional."""
+    """Print it; returns the exit code. UserError when nothing of ours is there, ClusterError when the workloads cannot
+    be read; the rest is optional."""
     pods = cluster.pods(PART_OF)
     table = Table("role", "ready", "up to date", "image", "restarts", "note")
-    for row in rows(cluster, pods):
+    found = rows(cluster, pods)
+    if not pods and all(row.note == NOT_THERE for row in found):
+        raise UserError(
+            f"namespace {cluster.namespace} of {cluster.server} has nothing of zeroq; kubectl apply -f deploy/k8s "
+            "makes it, --namespace and --context name another place"
+        )
+    for row in found:
         cells = (row.name, f"{row.ready}/{row.wanted}", str(row.current), row.images, str(row.restarts), row.note)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
@@ -70,7 +78,7 @@ def rows(cluster: Cluster, pods: list[Object]) -> list[RoleRow]:
             there = cluster.workload(workload.kind, workload.name)
         except Missing:
             if not workload.optional:
-                found.append(RoleRow(workload.role, 0, 0, 0, "-", 0, "missing; kubectl apply -f deploy/k8s"))
+                found.append(RoleRow(workload.role, 0, 0, 0, "-", 0, NOT_THERE))
             continue
         own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL) == workload.role]
         status = there.get("status") or {}
@@ -145,6 +153,10 @@ def _print_queues(cluster: Cluster, pods: list[Object], console: Console) -> Non
         figures = read_figures(get(cluster, running[0], METRICS_PORT, "/metrics"))
     except ClusterError as error:
         _say(console, f"queues: {error}")
+        return
+    except ValueError as error:
+        said = " ".join(str(error).split())[:100]
+        _say(console, f"queues: pod {running[0]}, port {METRICS_PORT}: no metrics: {said}")
         return
     table = Table("groups and versions", "now")
     for what, value in figures.items():

@@ -8,6 +8,7 @@ restart, in an annotation that is written together with the configuration.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import time
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from common.config import RunConfig
-from common.config_file import validate
+from common.config_file import read_tree, validate
 from common.errors import EXIT_OK, UserError
+from launcher.autoscaler.kubernetes import deployments
 from launcher.k8s.client import Cluster, Object
 from launcher.k8s.cluster_config import SHIPPED, check_leases, dump, parse, read_for_cluster
-from launcher.k8s.errors import Missing
+from launcher.k8s.errors import Conflict, Missing
 from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS, Workload
 from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
 
@@ -77,13 +79,17 @@ def submit(
     """Run a configuration; returns the exit code. UserError before anything is changed; ClusterError at any time."""
     if image_tag is not None and _TAG.fullmatch(image_tag) is None:
         raise UserError(f"--image-tag {image_tag}: not an image tag (letters, digits, _ . - and at most 128)")
+    read_tree(path, overrides)  # whoever mistypes a file's name should not hear of the cluster first
     present = look(cluster)
     config = read_for_cluster(path, overrides, present.tree)
     check_leases(config, {workload.role: grace_s(found) for workload, found in present.workloads.items()})
+    notes = about_graders(config, present.workloads, cluster.namespace)
     keys = changed_keys(present.config, config) if present.config is not None else None
     plan = make_plan(present, keys, image_tag)
     print(f"namespace {cluster.namespace} of {cluster.server}")
     tell(present, keys, plan)
+    for note in notes:
+        print(f"note: {note}")
     if dry_run:
         print("dry run: nothing was changed" if plan or keys != [] else "dry run: there is nothing to change")
         return EXIT_OK
@@ -116,6 +122,25 @@ def look(cluster: Cluster) -> Present:
             if not workload.optional:
                 raise
     return Present(config_map, tree, config, workloads)
+
+
+def about_graders(config: RunConfig, workloads: dict[Workload, Object], namespace: str) -> list[str]:
+    """What to say about the two kinds of evaluators; UserError if those that the reward needs are not there.
+
+    Any evaluator may be handed any group: those of the other kind would fail at it, or grade by the configuration that
+    they started with.
+    """
+    wanted = deployments(config)["evaluator"]
+    replicas = {workload.name: (found.get("spec") or {}).get("replicas") for workload, found in workloads.items()}
+    if wanted not in replicas:
+        raise UserError(f"{wanted} is to grade (reward, autoscaler.evaluator_role), and is not there; kubectl apply it")
+    apply = ", or kubectl apply -k deploy/k8s/overlays/reward-models" if wanted == "zeroq-evaluator-models" else ""
+    return [
+        f"{wanted} is to grade, but {name} runs, too, and is handed groups as well; "
+        f"kubectl -n {namespace} scale deployment {name} --replicas=0{apply}"
+        for name in ("zeroq-evaluator", "zeroq-evaluator-models")
+        if name != wanted and name in replicas and replicas[name] != 0
+    ]
 
 
 def make_plan(present: Present, keys: list[str] | None, image_tag: str | None) -> list[Restart]:
@@ -161,7 +186,10 @@ def tell(present: Present, keys: list[str] | None, plan: list[Restart]) -> None:
 
 
 def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[Restart]) -> None:
-    """Write the configuration (None: as it is) with the list of restarts, restart, clear the list."""
+    """Write the configuration (None: as it is) with the list of restarts, restart, clear the list.
+
+    What changes was found out against `present`: Conflict if somebody else has written the ConfigMap since.
+    """
     roles = ",".join(restart.workload.role for restart in plan)
     body: Object = {"metadata": {"annotations": {PENDING: roles or None}}}
     if text is not None:
@@ -169,20 +197,26 @@ def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[R
     if present.config_map is None:
         labels = {"app.kubernetes.io/name": "zeroq", "app.kubernetes.io/part-of": "zeroq"}
         metadata = {"name": CONFIG_MAP, "labels": labels, "annotations": {PENDING: roles} if roles else {}}
-        cluster.create_config_map({"apiVersion": "v1", "kind": "ConfigMap", **body, "metadata": metadata})
+        written = cluster.create_config_map({"apiVersion": "v1", "kind": "ConfigMap", **body, "metadata": metadata})
     else:
-        cluster.patch_config_map(CONFIG_MAP, body)
+        body["metadata"]["resourceVersion"] = present.config_map["metadata"].get("resourceVersion")
+        written = cluster.patch_config_map(CONFIG_MAP, body)
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for restart in plan:
         cluster.patch_workload(restart.workload.kind, restart.workload.name, restart.patch(moment))
         print(f"restarting {restart.workload.name}", flush=True)
     if plan:
-        cluster.patch_config_map(CONFIG_MAP, {"metadata": {"annotations": {PENDING: None}}})
+        version = (written.get("metadata") or {}).get("resourceVersion")
+        with contextlib.suppress(Conflict):  # a later submit has written its own list
+            cluster.patch_config_map(
+                CONFIG_MAP, {"metadata": {"annotations": {PENDING: None}, "resourceVersion": version}}
+            )
 
 
 def grace_s(workload: Object) -> float:
     """How long its pods have to end, seconds."""
-    return float(workload["spec"]["template"]["spec"].get("terminationGracePeriodSeconds") or 30)
+    seconds = workload["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
+    return 30.0 if seconds is None else float(seconds)
 
 
 def with_tag(image: str, tag: str) -> str:

@@ -144,7 +144,8 @@ GPUS = Board(
                 ),
                 Panel(
                     "NVLink",
-                    "Bytes sent per second: FSDP and the weight broadcast.",
+                    "Bytes sent per second: FSDP and the weight broadcast. The exporter's own list of counters leaves "
+                    "this one out: add DCGM_FI_PROF_NVLINK_TX_BYTES to it.",
                     _by_gpu("DCGM_FI_PROF_NVLINK_TX_BYTES"),
                     "bytes_per_second",
                 ),

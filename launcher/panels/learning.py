@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.panels.model import Board, Panel, Row, Target, bad_above
-from launcher.panels.words import RATE
+from launcher.panels.words import SPARSE, share
 
 _REWARD = Row(
     "Reward",
@@ -37,14 +37,8 @@ _REWARD = Row(
         ),
         Panel(
             "Verdicts of trained rollouts",
-            "Share by outcome.",
-            (
-                Target(
-                    f"sum by (outcome) (rate(zeroq_learner_outcomes_total[{RATE}])) "
-                    f"/ ignoring(outcome) group_left sum(rate(zeroq_learner_outcomes_total[{RATE}]))",
-                    "{{outcome}}",
-                ),
-            ),
+            "Share by outcome, over the steps of the last ten minutes.",
+            (Target(share("zeroq_learner_outcomes_total", "outcome", SPARSE), "{{outcome}}"),),
             "ratio",
             "stacked",
             high=1.0,

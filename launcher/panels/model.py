@@ -47,6 +47,12 @@ class Panel:
     high: float | None = None
     thresholds: tuple[Threshold, ...] = ()
 
+    @property
+    def of_the_moment(self) -> bool:
+        """Whether it is a figure that means nothing once it is old: `0 % starved` of a learner that died an hour ago.
+        Figures of steps stay true until the next step."""
+        return self.kind == "stat" and not any(target.row for target in self.targets)
+
 
 @dataclass(frozen=True)
 class Row:

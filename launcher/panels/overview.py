@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.panels.model import Board, Panel, Row, Target, Threshold, bad_above, good_above
-from launcher.panels.words import RATE, SPARSE, mean, rate
+from launcher.panels.words import RATE, SPARSE, mean, rate, share
 
 _LEARNING = Row(
     "Is it learning?",
@@ -97,11 +97,11 @@ _FAST = Row(
         ),
         Panel(
             "Time left",
-            "Steps to go at the pace of the last ten minutes.",
+            "Steps to go times the mean step of the last ten minutes; evaluations and checkpoints come on top.",
             (
                 Target(
-                    "(max(zeroq_learner_max_steps) - max(zeroq_learner_step)) "
-                    "/ sum(rate(zeroq_learner_step_seconds_count[10m]))"
+                    "(max(zeroq_learner_max_steps) - max(zeroq_learner_step)) * "
+                    + mean("zeroq_learner_step_seconds", window=SPARSE)
                 ),
             ),
             "seconds",
@@ -127,21 +127,23 @@ _FAST = Row(
         Panel(
             "Tokens per second",
             "Generated: by the actors. Trained: prompt and completion tokens of the groups trained on. They are equal "
-            "in the long run, prompts and discarded groups apart.",
+            "in the long run, prompts and discarded groups apart. Over two minutes: tokens count when a group or a "
+            "step is finished.",
             (
-                Target(rate("zeroq_actor_tokens_generated_total"), "generated"),
-                Target(rate("zeroq_learner_tokens_total"), "trained"),
+                Target(rate("zeroq_actor_tokens_generated_total", window="2m"), "generated"),
+                Target(rate("zeroq_learner_tokens_total", window="2m"), "trained"),
             ),
             "per_second",
             width=12,
         ),
         Panel(
             "Learner's time by part",
-            "Share of the time. wait: for groups. publish: what of it training waits for.",
-            (Target(rate("zeroq_learner_phase_seconds_sum", "phase"), "{{phase}}"),),
+            "Share of the steps of the last ten minutes. wait: for groups. publish: what of it training waits for.",
+            (Target(share("zeroq_learner_phase_seconds_sum", "phase", SPARSE), "{{phase}}"),),
             "ratio",
             "stacked",
             width=12,
+            high=1.0,
         ),
     ),
 )
@@ -234,8 +236,8 @@ _HEALTH = Row(
         ),
         Panel(
             "Processes ready",
-            "Share of the processes whose /readyz says yes.",
-            (Target("sum(zeroq_process_ready) / count(zeroq_process_ready)"),),
+            "Share of the processes whose /readyz says yes. One that does not answer a scrape counts as not ready.",
+            (Target('(sum(zeroq_process_ready) or vector(0)) / count(up{job="zeroq"})'),),
             "ratio",
             "stat",
             width=4,
@@ -252,18 +254,19 @@ _HEALTH = Row(
         ),
         Panel(
             "Given up",
-            "Tasks dead-lettered after broker.max_attempts failed attempts.",
-            (Target("sum(zeroq_broker_tasks_dead_lettered_total)"),),
+            "Tasks dead-lettered within the last hour, after broker.max_attempts failed attempts.",
+            (Target("sum(increase(zeroq_broker_tasks_dead_lettered_total[1h]))"),),
             kind="stat",
             width=4,
             thresholds=bad_above(1, 10),
         ),
         Panel(
             "Refused connections",
-            "Refused by CURVE since the start: wrong key, no key, plaintext, wrong role.",
+            "Refused by CURVE within the last hour: wrong key, no key, plaintext, wrong role.",
             (
                 Target(
-                    "sum(zeroq_broker_auth_failures_total) + sum(zeroq_weights_auth_failures_total)",
+                    "sum(increase(zeroq_broker_auth_failures_total[1h])) "
+                    "+ (sum(increase(zeroq_weights_auth_failures_total[1h])) or vector(0))"
                 ),
             ),
             kind="stat",
@@ -300,13 +303,27 @@ _HEALTH = Row(
         ),
         Panel(
             "Seconds since progress",
-            "Of each process's main loop. A process that stands still is restarted by its liveness probe.",
-            (Target("max by (component, instance) (zeroq_process_seconds_since_progress)", "{{instance}}"),),
+            "Since the main loop last went round: the worst process of each kind. One that stands still is restarted "
+            "by its liveness probe.",
+            (Target("max by (component) (zeroq_process_seconds_since_progress)", "{{component}}"),),
             "seconds",
         ),
         Panel(
+            "Alerts",
+            "Firing, by name, and the process that it is about where there is one; docs/runbooks.md has a section for "
+            "each.",
+            (
+                Target(
+                    'sum by (alertname, instance) (ALERTS{alertstate="firing", alertname=~"Zeroq.*"}) '
+                    "or on () vector(0)",
+                    "firing: {{alertname}} {{instance}}",
+                ),
+            ),
+        ),
+        Panel(
             "CPU",
-            "Cores in use, by kind of process.",
+            "Cores in use by the processes that export metrics, by kind; what they start is not in it (vLLM's engine, "
+            "grading workers, programs, the learner's other ranks).",
             (
                 Target(
                     f'sum by (component) (rate(process_cpu_seconds_total{{job="zeroq"}}[{RATE}]))',
@@ -315,15 +332,13 @@ _HEALTH = Row(
             ),
             "number",
             "stacked",
-            width=12,
         ),
         Panel(
             "Memory",
-            "Resident bytes, by kind of process. GPU memory is on the GPUs' dashboard.",
+            "Resident bytes of the same processes. GPU memory is on the GPUs' dashboard.",
             (Target('sum by (component) (process_resident_memory_bytes{job="zeroq"})', "{{component}}"),),
             "bytes",
             "stacked",
-            width=12,
         ),
     ),
 )

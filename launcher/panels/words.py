@@ -22,6 +22,12 @@ def mean(histogram: str, by: str = "", window: str = RATE) -> str:
     return f"{rate(_suffixed(histogram, '_sum'), by, window)} / {rate(_suffixed(histogram, '_count'), by, window)}"
 
 
+def share(counter: str, by: str, window: str = RATE) -> str:
+    """What part of a counter's rate falls to each value of the label `by`; nothing while it stands still."""
+    whole = rate(counter, window=window)
+    return f"{rate(counter, by, window)} / ignoring({by}) group_left {whole}"
+
+
 def _by(labels: str) -> str:
     return f" by ({labels}) " if labels else ""
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 from common.errors import EXIT_USER_ERROR, RunFailure, UserError
-from launcher.processes import import_path
+from launcher.helper import run_module
 from launcher.stages import Outcome, StageContext
 
 _TIMEOUT_S = 900.0
@@ -19,18 +16,8 @@ def make_world(context: StageContext) -> Outcome:
     """Write models and data, in another process (torch is large); half a world is made anew."""
     folder = context.folder / "world"
     shutil.rmtree(folder, ignore_errors=True)
-    environment = {**os.environ, "PYTHONPATH": import_path(), "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "recipes.small_world", str(folder), "--seed", str(context.seed)]
-    command += ["--scale", str(context.settings.scale)]
-    done = subprocess.run(
-        command,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=_TIMEOUT_S,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
+    options = ["--seed", str(context.seed), "--scale", str(context.settings.scale)]
+    done = run_module("recipes.small_world", str(folder), *options, timeout_s=_TIMEOUT_S)
     context.check_stop()
     if done.returncode == EXIT_USER_ERROR:
         raise UserError(done.stderr.strip().splitlines()[-1].removeprefix("error: "))

@@ -20,29 +20,31 @@ _SUFFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 _BINARY = ((2.0**40, "TiB"), (2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
 
 
-def figure_text(value: float, unit: Unit) -> str:
+def figure_text(value: float, unit: Unit, digits: int = 3) -> str:
     """A value for people, with its unit."""
     if unit == "ratio":
-        return f"{value * 100:.3g} %"
+        return f"{value * 100:.{digits}g} %"
     if unit == "seconds":
-        return _duration(value)
+        return _duration(value, digits)
     if unit in ("bytes", "bytes_per_second"):
-        return _scaled(value, _BINARY, "B") + ("/s" if unit == "bytes_per_second" else "")
+        return _scaled(value, _BINARY, "B", digits) + ("/s" if unit == "bytes_per_second" else "")
     if unit == "version":
         return f"{value:.0f}"
-    return _scaled(value, _SUFFIXES, "") + {"per_second": "/s", "flops": "FLOP/s"}.get(unit, "")
+    return _scaled(value, _SUFFIXES, "", digits) + {"per_second": "/s", "flops": "FLOP/s"}.get(unit, "")
 
 
 def chart(panel: Panel, lines: Sequence[Line], span: Span) -> str:
     """The panel's chart; a word instead when there are no data."""
     chosen = _worth_showing(lines)
-    shown = [Line(line.name, thinned(line.points, _MAX_POINTS)) for line in chosen[:MAX_LINES]]
+    shown = [Line(line.name, thinned(line.points, _MAX_POINTS)) for line in _telling(chosen, panel.kind == "stacked")]
     if not shown:
         return '<p class="empty">no data</p>'
     layers = _stacked(shown) if panel.kind == "stacked" else [[(t, v, 0.0) for t, v in line.points] for line in shown]
     low, high = _limits(panel, [y for layer in layers for _, y, _ in layer])
     size, width = _unit_size(panel.unit, high), _WIDTH_OF_COLUMN * panel.width
     ticks = [tick * size for tick in nice_ticks(low / size, high / size)]
+    if panel.unit == "version":  # there is no half of one
+        ticks = [tick for tick in ticks if tick == round(tick)] or [float(math.floor(low)), float(math.ceil(high))]
     low, high = min(low, ticks[0]), max(high, ticks[-1])
 
     def x(t: float) -> float:
@@ -56,11 +58,11 @@ def chart(panel: Panel, lines: Sequence[Line], span: Span) -> str:
         f'data-t="{span.start:.3f},{span.end:.3f}" data-y="{_TOP},{_HEIGHT - _BOTTOM}" data-v="{low!r},{high!r}" '
         f'data-unit="{panel.unit}"><title>{html.escape(panel.title)}</title>'
     ]
-    for tick in ticks:
+    for tick, text in zip(ticks, _tick_texts(ticks, panel.unit), strict=True):
         parts.append(
             f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>'
             f'<text class="axis" x="{_LEFT - 6}" y="{y(tick) + 3.5:.1f}" text-anchor="end">'
-            f"{html.escape(figure_text(tick, panel.unit))}</text>"
+            f"{html.escape(text)}</text>"
         )
     parts += [
         f'<text class="axis" x="{x(t):.1f}" y="{_HEIGHT - 5}" text-anchor="middle">{clock(t, span)}</text>'
@@ -85,7 +87,8 @@ def chart(panel: Panel, lines: Sequence[Line], span: Span) -> str:
         name = html.escape(shown[index].name)
         parts.append(f'<polyline class="line c{index % NUM_COLOURS}" data-name="{name}" points="{path}"/>')
     parts.append('<line class="cursor" y1="8" y2="170"/></svg>')
-    return "".join(parts) + _legend(panel, shown, more=len(chosen) - len(shown), at_zero=len(lines) - len(chosen))
+    more = 0 if panel.kind == "stacked" else len(chosen) - len(shown)
+    return "".join(parts) + _legend(panel, shown, more=more, at_zero=len(lines) - len(chosen))
 
 
 def sparkline(lines: Sequence[Line], span: Span) -> str:
@@ -118,6 +121,16 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     step = next((m * power for m in (1, 2, 2.5, 5) if m * power >= raw * 0.999), 10 * power)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [i * step for i in range(first, last + 1)]
+
+
+def _tick_texts(ticks: Sequence[float], unit: Unit) -> list[str]:
+    """With as many digits as tell them apart."""
+    texts: list[str] = []
+    for digits in range(3, 8):
+        texts = [figure_text(tick, unit, digits) for tick in ticks]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def time_ticks(span: Span, count: int = 4) -> list[float]:
@@ -176,6 +189,20 @@ def _worth_showing(lines: Sequence[Line]) -> Sequence[Line]:
     return [line for line in lines if any(v for _, v in line.points)] or lines[:1]
 
 
+def _telling(lines: Sequence[Line], stacked: bool) -> Sequence[Line]:
+    """At most MAX_LINES, in their order. Of a stack the largest, and the others as one layer, so that its height stays
+    their sum; else the largest and the smallest, since whoever lags behind is what one looks for."""
+    if len(lines) <= MAX_LINES:
+        return lines
+    ranked = sorted(range(len(lines)), key=lambda i: -lines[i].points[-1][1])
+    kept = ranked[: MAX_LINES - 1] if stacked else ranked[: MAX_LINES // 2] + ranked[-(MAX_LINES // 2) :]
+    chosen = [lines[i] for i in sorted(kept)]
+    if not stacked:
+        return chosen
+    others = [lines[i] for i in ranked[MAX_LINES - 1 :]]
+    return [*chosen, Line(f"{len(others)} others", tuple((t, top) for t, top, _ in _stacked(others)[-1]))]
+
+
 def _legend(panel: Panel, shown: Sequence[Line], *, more: int, at_zero: int) -> str:
     items = "".join(
         f'<li><i class="c{index % NUM_COLOURS}"></i>{html.escape(line.name)} '
@@ -187,19 +214,19 @@ def _legend(panel: Panel, shown: Sequence[Line], *, more: int, at_zero: int) -> 
     return f'<ul class="legend">{items}</ul>'
 
 
-def _scaled(value: float, steps: Sequence[tuple[float, str]], unit: str) -> str:
+def _scaled(value: float, steps: Sequence[tuple[float, str]], unit: str, digits: int) -> str:
     for size, suffix in steps:
         if abs(value) >= size:
-            return f"{value / size:.3g} {suffix}".replace(" ", "" if not unit else " ")
-    text = f"{value:.0f}" if value == round(value) and abs(value) < 1e4 else f"{value:.3g}"
+            return f"{value / size:.{digits}g} {suffix}".replace(" ", "" if not unit else " ")
+    text = f"{value:.0f}" if value == round(value) and abs(value) < 1e4 else f"{value:.{digits}g}"
     return f"{text} {unit}" if unit else text
 
 
-def _duration(seconds: float) -> str:
+def _duration(seconds: float, digits: int) -> str:
     if seconds == 0:
         return "0 s"
     if abs(seconds) < 0.1:
-        return f"{seconds * 1e3:.3g} ms" if abs(seconds) >= 1e-4 else f"{seconds * 1e6:.3g} µs"
+        return f"{seconds * 1e3:.{digits}g} ms" if abs(seconds) >= 1e-4 else f"{seconds * 1e6:.{digits}g} µs"
     if abs(seconds) < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.3g} min" if abs(seconds) < 7200 else f"{seconds / 3600:.3g} h"
+        return f"{seconds:.{digits}g} s"
+    return f"{seconds / 60:.{digits}g} min" if abs(seconds) < 7200 else f"{seconds / 3600:.{digits}g} h"

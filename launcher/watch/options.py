@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import time
 from typing import Any
 
@@ -77,8 +79,12 @@ def watch_terminal(paths: RunPaths) -> int:
 
     if is_running(paths):
         config = load_config(paths.config)
-        with RunMonitor(paths, config) as monitor, make_display(config) as display:
-            while is_running(paths):
-                display.update(monitor.poll())
-                time.sleep(_POLL_S)
+        try:
+            with RunMonitor(paths, config) as monitor, make_display(config) as display:
+                while is_running(paths):
+                    display.update(monitor.poll())
+                    time.sleep(_POLL_S)
+        except BrokenPipeError:  # `zeroq watch | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is to be said at exit, either
+            return EXIT_OK
     return print_status(paths, Console())

@@ -9,11 +9,16 @@ import html
 from collections.abc import Sequence
 
 from launcher.panels.model import Board, Panel, Row
-from launcher.watch.charts import chart, figure_text, level, sparkline
+from launcher.watch.charts import chart, clock, figure_text, level, sparkline
 from launcher.watch.source import Line, Span
 from launcher.watch.watcher import Headline, Watcher
 
 REFRESH_MS = 2000
+READING_MS = 10_000
+_OLD_S = 30.0
+_END = {"finished": "ended", "interrupted": "stopped", "failed": '<b class="bad">failed</b>'}
+_END |= {"killed": '<b class="bad">killed</b>'}
+_LOST = "zeroq watch does not answer any more: these figures are old."
 RANGES: dict[str, float | None] = {"5": 5.0, "15": 15.0, "60": 60.0, "360": 360.0, "all": None}
 _RANGE_WORDS = {"5": "5 min", "15": "15 min", "60": "1 h", "360": "6 h", "all": "whole run"}
 
@@ -29,7 +34,8 @@ body { font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; background: var(--g
 header { position: sticky; top: 0; z-index: 1; background: var(--card); border-bottom: 1px solid var(--line);
   padding: .7rem 1.2rem .1rem; }
 h1 { font-size: 1.1rem; margin: 0; display: inline-block; } .state { color: var(--dim); margin-left: .8rem; }
-.state b { color: var(--text); } .live { color: var(--good); } .dot { animation: beat 2s infinite; }
+.state b { color: var(--text); } .state b.bad { color: var(--bad); }
+.live { color: var(--good); } .dot { animation: beat 2s infinite; }
 @keyframes beat { 50% { opacity: .25; } }
 nav { display: flex; flex-wrap: wrap; gap: .1rem 1rem; margin-top: .5rem; } nav span { flex: 1; }
 nav a { color: var(--dim); text-decoration: none; padding: .3rem 0; border-bottom: 2px solid transparent; }
@@ -43,6 +49,7 @@ h2 { font-size: .95rem; margin: 1.1rem 0 .5rem; } .warning-text { color: var(--w
 .figure { font-size: 1.7rem; font-weight: 650; font-variant-numeric: tabular-nums; line-height: 1.2; }
 .spark { height: 34px; } .empty, .missing { color: var(--dim); } .missing { font-size: .85rem; margin: .5rem 0 0; }
 .good { color: var(--good); } .warning { color: var(--warning); } .bad { color: var(--bad); }
+.old { color: var(--dim); } .old small { display: block; font-size: .75rem; font-weight: 400; }
 .axis { fill: var(--dim); font-size: 10px; } svg .grid { stroke: var(--line); stroke-width: 1; }
 svg .line { fill: none; stroke-width: 1.6; stroke-linejoin: round; vector-effect: non-scaling-stroke; }
 svg .area { opacity: .35; stroke: none; } .limit { stroke: currentColor; stroke-dasharray: 4 4; stroke-width: 1; }
@@ -55,6 +62,8 @@ svg .area { opacity: .35; stroke: none; } .limit { stroke: currentColor; stroke-
 #tip { position: fixed; z-index: 2; background: var(--card); border: 1px solid var(--line); border-radius: 6px;
   padding: .3rem .6rem; font-size: .8rem; pointer-events: none; box-shadow: 0 2px 8px #0003;
   white-space: pre; display: none; }
+#lost { display: none; margin: 0; padding: .5rem 1.2rem; background: var(--bad); color: #fff; font-weight: 600; }
+.lost #lost { display: block; } .lost .live { visibility: hidden; }
 @media (max-width: 1000px) { .panel { grid-column: span 24 !important; } .w4, .w6 { grid-column: span 8 !important; } }
 """ + "".join(
     f"svg .line.c{i} {{ stroke: var(--c{i}); }} svg .area.c{i}, svg circle.c{i} {{ fill: var(--c{i}); }} "
@@ -64,15 +73,20 @@ svg .area { opacity: .35; stroke: none; } .limit { stroke: currentColor; stroke-
 STYLE += "".join(f".w{width} {{ grid-column: span {width}; }}\n" for width in (4, 6, 8, 12, 24))
 
 SCRIPT = (
-    """
+    (
+        """
 const body = document.getElementById('body'), tip = document.getElementById('tip');
 const pair = (svg, name) => svg.dataset[name].split(',').map(Number);
-let over = false;
+let over = false, moved = 0;
+// Figures stand still under a moving pointer, and under none that was left lying.
+const reading = () => over && Date.now() - moved < READING;
 async function again() {
   try {
-    if (!document.hidden && !over) {
+    if (!document.hidden && !reading()) {
       const answer = await fetch('/body' + location.pathname, {cache: 'no-store'});
-      if (answer.ok && !over) body.innerHTML = await answer.text();
+      if (!answer.ok) throw new Error(answer.status);
+      const text = await answer.text();
+      if (!reading()) { body.innerHTML = text; tip.style.display = 'none'; }
     }
     document.body.classList.remove('lost');
   } catch { document.body.classList.add('lost'); }
@@ -87,6 +101,7 @@ function shown(value, unit) {
 body.addEventListener('mousemove', event => {
   const svg = event.target.closest('svg[data-t]');
   over = !!svg;
+  moved = Date.now();
   tip.style.display = svg ? 'block' : 'none';
   for (const line of body.querySelectorAll('.cursor')) line.style.visibility = 'hidden';
   if (!svg) return;
@@ -112,7 +127,10 @@ body.addEventListener('mousemove', event => {
 body.addEventListener('mouseleave', () => { over = false; tip.style.display = 'none'; });
 setTimeout(again, REFRESH);
 """
-).replace("REFRESH", str(REFRESH_MS))
+    )
+    .replace("REFRESH", str(REFRESH_MS))
+    .replace("READING", str(READING_MS))
+)
 
 
 def render(watcher: Watcher, board: Board, chosen_range: str) -> str:
@@ -121,7 +139,8 @@ def render(watcher: Watcher, board: Board, chosen_range: str) -> str:
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{name}: {html.escape(board.title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f'<body><div id="body">{render_body(watcher, board, chosen_range)}</div><div id="tip"></div>'
+        f'<body><p id="lost">{_LOST}</p><div id="body">{render_body(watcher, board, chosen_range)}</div>'
+        f'<div id="tip"></div>'
         f"<script>{SCRIPT}</script></body></html>\n"
     )
 
@@ -138,7 +157,7 @@ def render_body(watcher: Watcher, board: Board, chosen_range: str) -> str:
 
 
 def _headline(headline: Headline) -> str:
-    state = '<span class="live"><span class="dot">●</span> live</span>' if headline.running else "ended"
+    state = '<span class="live"><span class="dot">●</span> live</span>' if headline.running else _END[headline.end]
     parts = [f"<b>{html.escape(headline.phase)}</b>", html.escape(headline.note), f"figures from {headline.source}"]
     words = " · ".join(part for part in parts if part)
     warnings = "".join(f'<p class="warning-text">{html.escape(text)}</p>' for text in headline.warnings)
@@ -167,10 +186,14 @@ def _row(watcher: Watcher, row: Row, span: Span) -> str:
 
 def _panel(panel: Panel, lines: Sequence[Line], span: Span) -> str:
     if panel.kind == "stat":
-        value = lines[0].points[-1][1]
-        kind = level(panel, value)
+        moment, value = lines[0].points[-1]
+        old = panel.of_the_moment and span.end - moment > max(_OLD_S, (span.end - span.start) / 60)
+        kind, note = level(panel, value), ""
+        if old:  # `0 % starved` in green of a learner that died
+            kind, note = "old", f" <small>at {clock(moment, span)}, no data since</small>"
         content = (
-            f'<div class="figure {kind}">{html.escape(figure_text(value, panel.unit))}</div>{sparkline(lines, span)}'
+            f'<div class="figure {kind}">{html.escape(figure_text(value, panel.unit))}{note}</div>'
+            f"{sparkline(lines, span)}"
         )
     else:
         content = chart(panel, lines, span)

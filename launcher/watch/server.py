@@ -1,7 +1,7 @@
 """Owns the page's server: loopback only, nothing that changes the run.
 
 /BOARD/RANGE         the page (/ is /overview/all)
-/body/BOARD/RANGE    its changing part
+/body/BOARD/RANGE    its changing part (/body/: of /)
 """
 
 from __future__ import annotations
@@ -51,11 +51,9 @@ def serving(watcher: Watcher, port: int = 0) -> Iterator[str]:
 
 
 def _answer(watcher: Watcher, path: str) -> Page | None:
-    parts = path.strip("/").split("/") if path != "/" else ["overview", "all"]
-    make = render
-    if parts[0] == "body":
-        make, parts = render_body, parts[1:]
-    board = next((board for board in BOARDS if parts and board.name == parts[0]), None)
+    make, rest = (render_body, path.removeprefix("/body")) if path.startswith("/body/") else (render, path)
+    parts = ["overview", "all"] if rest == "/" else rest.strip("/").split("/")
+    board = next((board for board in BOARDS if board.name == parts[0]), None)
     if board is None or len(parts) != 2 or parts[1] not in RANGES:
         return None
     return Page(make(watcher, board, parts[1]).encode(), content_type="text/html; charset=utf-8", headers=HEADERS)

@@ -10,10 +10,11 @@ from common.config import RunConfig
 from common.lifecycle import RunPaths
 from launcher.display import PHASES, phase_note
 from launcher.hacking import Watch, find_hacking
+from launcher.monitor import ENDED
 from launcher.monitoring import has_data, replay, running_url
 from launcher.panels import BOARDS
 from launcher.panels.model import Board, Panel
-from launcher.report import read_config
+from launcher.report import load_summary, read_config
 from launcher.run_directory import is_running
 from launcher.watch.query import PrometheusSource
 from launcher.watch.scrape import ScrapeSource
@@ -26,6 +27,7 @@ class Headline:
 
     run: str
     running: bool
+    end: str  # finished, interrupted, failed, killed; empty while it runs
     phase: str
     note: str
     source: str
@@ -92,8 +94,22 @@ class Watcher:
         if config is not None:
             note = phase_note(config, view)
             warnings += [found.text for found in find_hacking(view.rows, view.evaluations, Watch.of(config))]
-        phase = PHASES.get(view.phase, view.phase)
-        return Headline(self._paths.root.name, self._running, phase, note, self._source.name, tuple(warnings))
+        end = "" if self._running else self._end()
+        if end in ("failed", "killed"):
+            warnings.insert(
+                0, f"The run {'has failed' if end == 'failed' else 'was killed'}; its logs: {self._paths.logs}"
+            )
+        name = next((name for name, _ in reversed(view.phases) if name != "stopped"), view.phase)
+        phase = PHASES.get(name, name)
+        return Headline(self._paths.root.name, self._running, end, phase, note, self._source.name, tuple(warnings))
+
+    def _end(self) -> str:
+        """How it ended. A launcher that was killed has left no summary, or the one of an earlier life."""
+        phase = self._steps.view.phase
+        if phase not in ENDED:
+            return "killed"
+        found = (load_summary(self._paths) or {}).get("result")
+        return found if found in ("interrupted", "failed") else "finished"
 
     def close(self) -> None:
         """Give back what was started for the page."""

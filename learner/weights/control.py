@@ -41,6 +41,7 @@ log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 _MAX_REQUEST_BYTES = 1 << 20
+_MAX_NOTE = 600
 AUTH_FAILURES = Counter(
     "zeroq_weights_auth_failures", "Connections that the weights socket refused.", ["cause"], registry=REGISTRY
 )
@@ -213,6 +214,8 @@ class ControlServer:
                         self._transport.close_channel(epoch)
                     case events.Finished():
                         self._finish(action)
+        while self._epochs.notes:
+            log.warning("weights: %s", " ".join(self._epochs.notes.popleft().split())[:_MAX_NOTE])
 
     def _frames(self, peer: bytes, message: Header) -> dict[str, Array | bytes]:
         """Frames that go with a message of the state machine."""

@@ -16,6 +16,7 @@ publish, at the latest `longest_publish_s` after it was requested.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -46,6 +47,7 @@ Backend = Literal["gloo", "ipc", "nccl"]
 PROBE_S = 0.5
 """Unanswered messages are sent again this often: a lost one arrives, and a dead peer turns out to be unreachable."""
 MAX_ATTEMPTS = 2
+MAX_NOTES = 100
 
 
 class Phase(Enum):
@@ -112,6 +114,7 @@ class Epochs:
         self._held: set[bytes] = set()  # members that hold the bytes, digest checked
         self._broadcast_ended = False
         self._chronicle = Chronicle()
+        self.notes: deque[str] = deque(maxlen=MAX_NOTES)  # who was left out and what was aborted, for the log
         self._deadline = 0.0
         self._next_probe = 0.0
 
@@ -182,11 +185,12 @@ class Epochs:
 
     def _exclude(self, peers: Iterable[bytes], reason: str, now: float, *, tell: bool = True) -> list[Action]:
         """Forget peers. A publish in progress goes on without them, or is aborted if they held up the broadcast."""
-        gone = {peer for peer in peers if self.peers.pop(peer, None) is not None}
-        actions: list[Action] = [Tell(peer, Abort(epoch=self.epoch, reason=reason)) for peer in gone if tell]
-        gone &= set(self.members)
+        names = {peer: known.name for peer in peers if (known := self.peers.pop(peer, None)) is not None}
+        actions: list[Action] = [Tell(peer, Abort(epoch=self.epoch, reason=reason)) for peer in names if tell]
+        gone = set(names) & set(self.members)
         if not gone:
             return actions
+        self.notes += [f"actor {names[peer]} is left out: {reason}" for peer in gone]
         if self._attempt is None:
             return actions + self._close_channel()
         self._attempt.excluded |= gone
@@ -343,6 +347,7 @@ class Epochs:
         attempt = self._attempt
         attempt.aborted += 1
         self._chronicle.story.aborts[cause] += 1
+        self.notes.append(f"broadcast of version {attempt.version} aborted, attempt {attempt.number}: {reason}")
         attempt.number += 1
         survivors = [peer for peer in self.members if peer in self.peers]
         actions: list[Action] = [Tell(peer, Abort(epoch=self.epoch, reason=reason[:500])) for peer in survivors]

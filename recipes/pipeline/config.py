@@ -207,14 +207,14 @@ class Defaults(Section):
 class PipelineConfig(Section):
     """The whole pipeline."""
 
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     run: RunSection = RunSection()
     defaults: Defaults = Defaults()
     stages: dict[str, Any] = Field(min_length=1)
 
     def stage(self, name: str) -> Stage:
         """The settings of one stage. UserError naming stage and key for what is wrong with them."""
-        return _stage(name, self.stages[name])
+        return _stage(name, self.stages[name], [other for other in self.stages if other != name])
 
     def outputs(self, name: str) -> tuple[str, ...]:
         """Names of what the stage makes."""
@@ -273,11 +273,13 @@ def merged(*trees: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def _stage(name: str, tree: Any) -> Stage:
+def _stage(name: str, tree: Any, others: list[str]) -> Stage:
     where = f"stages.{name}"
     if not isinstance(tree, Mapping):
         raise UserError(f"{where}: expected settings such as {{kind: sft, model: ...}}, got {tree!r}")
     kind = tree.get("kind", name)
+    if kind not in KINDS and "kind" not in tree and (near := difflib.get_close_matches(name, others, n=1)):
+        raise UserError(f"{where}: no such stage, and no kind for a new one; did you mean stages.{near[0]}?")
     if kind not in KINDS:
         close = difflib.get_close_matches(str(kind), KINDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(KINDS)}"

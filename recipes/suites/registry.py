@@ -20,6 +20,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from common.config import FieldMap, Section
+from common.config_file import parse_yaml
 from common.errors import UserError
 from recipes.model_files import is_hub_name
 from recipes.prompts import Template
@@ -103,7 +104,7 @@ def _find(name: str) -> list[Suite]:
 def _from_yaml(path: Path, member: str) -> list[Suite]:
     """Definitions of a YAML file: all of them, or the one named."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--suite {path}: cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not tree:

@@ -278,6 +278,23 @@ def test_a_layer_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest
         capabilities.require(it, 2)
 
 
+@pytest.mark.parametrize("guarded", [True, False])
+def test_binds_are_read_only_without_mount_setattr_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, guarded: bool
+) -> None:
+    """gVisor has none: each is mounted once more, and its flags are set the old way."""
+    with Jail() as it:
+        usual = facts(it)
+    changes = [("kernel.py", "_LANDLOCK_RESTRICT = 442,", "_LANDLOCK_RESTRICT = 9999,")]
+    if not guarded:
+        changes.append(("kernel.py", "else MS_RDONLY | MS_NOSUID | MS_NODEV\n        mount(", "else 0\n        mount("))
+    with changed(tmp_path, monkeypatch, *changes) as it:
+        found = facts(it)
+    assert found["root"] == usual["root"]
+    for flag in ("writable mounts", "set-uid mounts"):
+        assert (found[flag] == usual[flag]) is guarded, found[flag] ^ usual[flag]
+
+
 @pytest.mark.parametrize("name", ["user", "mount"])
 def test_without_this_namespace_nothing_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     flag = {"user": "USER", "mount": "NS"}[name]

@@ -93,6 +93,12 @@ CASES: list[tuple[Callable[[Path], None], str, str]] = [
     (no_change, "resume=auto", "resume=auto needs run.name"),
     (no_change, "run.name=../up", "run.name='../up'"),
     (no_change, "run.dir=problems.jsonl", "is not a directory we may write to"),
+    (no_change, f"run.name={'x' * 300}", "300 characters; give it 1 to 200"),
+    (no_change, "metrics.port=9400", "set metrics.port=0"),
+    (no_change, "metrics.host=192.0.2.1", "metrics.host=192.0.2.1: cannot bind there"),
+    (no_change, "weights.host=192.0.2.1", "weights.host=192.0.2.1: cannot bind there"),
+    (no_change, "actor.replicas=65", "actor.replicas=65: at most 64 on one machine"),
+    (no_change, "evaluator.replicas=257", "evaluator.replicas=257: at most 256 on one machine"),
     (
         no_change,
         "reward.components=[{name: mine, kind: function, function: 'nowhere:f'}]",
@@ -158,12 +164,31 @@ def test_a_run_that_goes_on_is_not_joined(tmp_path: Path) -> None:
         ["eval", "model", "--data", "problems.jsonl", "--json", "no/such/dir.json"],
         ["init-model", "model"],
         ["init-model", "new", "--seed", "-1"],
+        ["init-model", "new", "--seed", "4294967296"],
+        ["init-model", "/proc/none/model"],
+        ["prepare", "config.yaml", "--run-dir", "/proc/none"],
     ],
     ids=" ".join,
 )
 def test_wrong_command_lines_are_one_line(tmp_path: Path, arguments: list[str]) -> None:
     write_config(tmp_path)
     assert refuse(tmp_path, *arguments)
+
+
+def test_a_reader_that_leaves_is_no_failure_to_speak_of(tmp_path: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)  # what `| head` does
+    done = subprocess.run(
+        [sys.executable, "-m", "launcher", "keygen", "--k8s"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        timeout=60,
+        check=False,
+    )
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (1, b"")
 
 
 def test_check_passes_what_is_in_order_and_leaves_nothing(tmp_path: Path) -> None:

@@ -199,6 +199,26 @@ def test_connections_that_show_no_key_are_counted_and_noise_does_no_harm(broker:
         client.hello(timeout_s=10)
 
 
+@pytest.mark.parametrize(("role", "cut_off"), [("evaluator", True), ("monitor", True), ("actor", False)])
+def test_strangers_cannot_make_the_broker_hold_more_than_a_header(broker: Broker, role: m.Role, cut_off: bool) -> None:
+    """libzmq reads a frame of the handshake up to the socket's bound before it knows whose it is."""
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x00CURVE" + bytes(15 + 32)
+    port = int(broker.server.endpoints[role].rpartition(":")[2])
+    with contextlib.closing(socket.create_connection(("127.0.0.1", port), timeout=10)) as raw:
+        raw.sendall(greeting)
+        received = 0
+        while received < 64:
+            received += len(raw.recv(64 - received))
+        raw.sendall(b"\x06" + (1 << 20).to_bytes(8, "big"))  # a command of 1 MiB is on its way
+        raw.settimeout(10 if cut_off else 0.5)
+        if cut_off:
+            with contextlib.suppress(ConnectionResetError):
+                assert raw.recv(1) == b""
+        else:
+            with pytest.raises(TimeoutError):
+                raw.recv(1)
+
+
 def test_an_evaluators_key_does_an_evaluators_work_only(broker: Broker, folder: Path) -> None:
     """On the one socket that it opens, nothing of the others' is heard."""
     rollout = m.RolloutMeta(num_tokens=1, text_bytes=0, finish_reason="stop")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 
-from actor.weights import WeightReceiver
+from actor.weights import WeightReceiver, receiver
 from common.errors import RunFailure
 from common.messages import Begin
 from learner.weights import PublishReport, WeightPublisher
@@ -264,7 +264,9 @@ def test_restarted_publisher_at_the_same_address_is_joined_and_pulled_from() -> 
     asyncio.run(flow())
 
 
-def test_versions_that_go_back_end_the_actor() -> None:
+def test_versions_that_go_back_end_an_actor_that_hears_of_no_other_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver, "BACKWARDS_S", 0.5)
+
     async def flow() -> None:
         first = WeightPublisher(weights_config(), host="127.0.0.1")
         await asyncio.to_thread(first.publish, 7, make_weights(0))

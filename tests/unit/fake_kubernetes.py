@@ -30,11 +30,14 @@ _PATH = re.compile(
 )
 
 
+CUT = -1
+
+
 @dataclass
 class Fault:
     """What to do wrong, `times` times, to requests of this method whose path contains `path`.
 
-    `status` 0: close the connection without an answer.
+    `status` 0: close the connection without an answer; CUT: do what is asked, and send half of the answer.
     """
 
     status: int
@@ -279,7 +282,8 @@ def _handler_of(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
             size = int(self.headers.get("Content-Length") or 0)
             body = json.loads(self.rfile.read(size)) if size else None
             fault = fake.fault_for(self.command, url.path)
-            if fault is not None:
+            self.cut = fault is not None and fault.status == CUT
+            if fault is not None and not self.cut:
                 if fault.status == 0:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
@@ -321,7 +325,10 @@ def _handler_of(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(data)))
             self.end_headers()
-            self.wfile.write(data)
+            self.wfile.write(data[: len(data) // 2] if self.cut else data)
+            if self.cut:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
 
         def _log(self, pod: str, query: dict[str, list[str]]) -> None:
             """All lines that are there; with follow, those that come, until None (end) is among them."""

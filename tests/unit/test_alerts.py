@@ -28,8 +28,8 @@ WANTED = {
     *("SlowFsync", "FleetBelowFloor", "TrainInferenceKlHigh", "AutoscalerFlapping", "MetricsAbsent"),
 }
 MADE_BY_PROMETHEUS = {"up"}
-_FUNCTIONS = {"sum", "max", "increase", "rate", "time", "absent", "vector", "avg_over_time"}
-_WORDS = {"by", "on", "and", "or", "group_left"}
+_FUNCTIONS = {"sum", "max", "count", "increase", "rate", "time", "absent", "vector", "avg_over_time"}
+_WORDS = {"by", "on", "and", "or", "unless", "group_left"}
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None, reason="promtool is not installed: make monitoring-tools"

@@ -51,9 +51,11 @@ def test_some_evaluator_is_always_fine() -> None:
     assert (wish.least, wish.most) == (0, 1)
 
 
-def test_nothing_is_wished_for_before_anything_was_graded() -> None:
+def test_before_anything_was_graded_one_is_to_begin() -> None:
+    """With a floor of 0 nobody would ever find out how long grading takes."""
+    assert evaluators(grade_queue=0).least == 0
     wish = evaluators(grade_queue=1000, generated=1000)
-    assert wish.least == 0
+    assert wish.least == 1
     assert wish.most >= 1000
 
 
@@ -200,3 +202,67 @@ def test_another_broker_or_a_hole_makes_history_worthless() -> None:
         history.add(observed(0.0, generated=100))
         assert not history.add(second)
         assert history.span(10.0).seconds == 0.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"service__grade__seconds": float("nan")},
+        {"service__grade__running_s": float("inf")},
+        {"learner_waiting_s__actors": float("nan")},
+        {"queues__grade": None},
+        {"counters__groups_generated": "many"},
+        {"staleness": 3},
+    ],
+)
+def test_a_report_of_nonsense_is_none(change: dict[str, Any]) -> None:
+    """It costs rounds, and does not end the process."""
+    with pytest.raises(BrokerUnavailable, match="of no use"):
+        Observation.of(status(**change), 0.0)
+
+
+COUNTS = st.integers(0, 10**9)
+SECONDS = st.floats(0, 1e12)
+
+
+@given(
+    seconds=st.floats(0.001, 1e6),
+    counts=st.fixed_dictionaries(dict.fromkeys(("grade_queue", "generate_queue", "ready_train", "generated"), COUNTS)),
+    more=st.fixed_dictionaries(
+        dict.fromkeys(("swept", "taken", "graded", "staleness_sum", "staleness_groups"), COUNTS)
+    ),
+    grading_s=SECONDS,
+    running_s=st.none() | SECONDS,
+    starved=st.fixed_dictionaries({f"starved_{n}_s": SECONDS for n in ("by_actors", "by_grading")}),
+    current=st.integers(0, 50),
+    ready=st.integers(0, 50),
+    rate=st.none() | st.floats(0, 1e6),
+)
+def test_whatever_was_seen_a_wish_is_sane(
+    seconds: float,
+    counts: dict[str, int],
+    more: dict[str, int],
+    grading_s: float,
+    running_s: float | None,
+    starved: dict[str, float],
+    current: int,
+    ready: int,
+    rate: float | None,
+) -> None:
+    """Never nobody where work waits, never more than one actor at a time, no exception for any numbers."""
+    fields = {**counts, **more, **starved, "grading_s": grading_s, "grading_running_s": running_s}
+    span = Span(observed(0.0), observed(seconds, **fields))
+    wish = wish_evaluators(span, CONFIG)
+    assert 0 <= wish.least <= wish.most
+    assert wish.most >= 1
+    known = None if rate is None else ActorRate(rate, 0.0)
+    wish = wish_actors(span, span, CONFIG, current, min(ready, current), known)
+    assert wish.least == wish.most
+    assert max(min(1, current), current - 1) <= wish.most <= current + 1
+
+
+def test_the_last_actor_stays_and_the_first_one_comes() -> None:
+    """`actors.min=0` allows to have none by hand, not to have none by policy."""
+    assert actors(current=1, ready_train=99, swept=50).most == 1
+    assert actors(current=0, generate_queue=3).least == 1
+    assert actors(current=0).least == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from common import messages as m
+from common.wire import encode
 from tests.unit.broker_harness import Harness
 
 
@@ -195,3 +196,27 @@ def test_staleness_of_what_the_learner_took() -> None:
     h.publish(1)
     assert h.taken_id() == "t1"
     assert h.status()["staleness"] == {"groups": 1, "sum": 1}
+
+
+# ------------------------------------------------------------------ a status that does not mislead
+
+
+def test_who_is_drained_or_holds_leases_is_listed_before_the_idle() -> None:
+    """What is not listed seems to hold no lease, and would be stopped."""
+    h = Harness()
+    h.add("t1")
+    h.add("t2")
+    assert isinstance(h.lease("actor1"), m.Lease)
+    assert isinstance(h.lease("actor2"), m.Lease)
+    drain(h, "actor2")
+    for i in range(3, 103):
+        h.hello(f"actor{i}-{'x' * 80}", "actor")
+    listed = [(peer["name"], peer["leases"]) for peer in h.status()["peers"]]
+    assert listed[:2] == [("actor2", 1), ("actor1", 1)]
+    assert len(listed) < 102
+
+
+def test_a_status_fits_a_header_whoever_is_drained() -> None:
+    h = Harness()
+    drain(h, *("😀" * 125 + f"{i:03d}" for i in range(128)))
+    encode(h.ask(b"monitor", "monitor", m.GetStatus()))

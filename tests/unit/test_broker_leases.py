@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from broker_harness import Harness, make_config
 
@@ -99,6 +101,21 @@ def test_returned_work_goes_to_the_front_and_only_failures_count() -> None:
     h.give_back("actor1", again, failed=True)
     third = h.lease("actor1")
     assert (third.task_id, third.attempt) == ("t1", 1)
+
+
+def test_dead_letters_can_be_read_to_the_last_one() -> None:
+    h = Harness(make_config(groups_per_step=30, max_staleness=0))
+    dead = [f"t{n}" for n in range(30)]
+    for task_id in dead:
+        h.add(task_id)
+        for _ in range(3):
+            h.give_back("actor1", h.lease("actor1"), failed=True, reason="no")
+    assert [letter["task_id"] for letter in h.status()["dead_letters"]] == dead[10:]
+    read: list[dict[str, Any]] = []
+    while letters := h.ask(b"learner", "learner", m.GetStatus(dead_after=len(read))).status["dead_letters"]:
+        read += letters
+    assert [letter["task_id"] for letter in read] == dead
+    assert [letter["number"] for letter in read] == list(range(1, 31))
 
 
 @pytest.mark.parametrize("way", ["return", "expire", "invalid"])

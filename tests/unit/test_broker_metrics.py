@@ -131,7 +131,7 @@ def test_refusals_and_starts_of_the_learner_are_counted() -> None:
     broker.ask(b"actor0", "actor", m.Take(purpose="train"))
     broker.hello("learner", incarnation="another", version=0, vocab_size=100)
     now = Scrape(broker, refused=3, undeliverable=4, auth_failures={("actor", "no_key"): 5})
-    assert now("requests_refused_total", "invalid") == 1
+    assert now("requests_refused_total", "unknown_peer") == 1
     assert now("requests_refused_total", "wrong_role") == 1
     assert now("requests_refused_total", "stale") == 0
     assert now("learner_starts_total") == 2

@@ -75,7 +75,7 @@ def test_a_take_sent_again_over_a_fresh_socket_gets_the_same_group_and_the_old_s
     assert again is not None
     assert again.header.task_id == "t1"  # type: ignore[attr-defined]
     late = h.ask(b"learner", "learner", m.Take(purpose="train"))
-    assert late.code == "invalid"
+    assert late.code == "unknown_peer"
     assert h.status()["taken"] == 1
 
 

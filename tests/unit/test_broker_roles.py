@@ -58,7 +58,7 @@ def test_strangers_must_say_hello(role: m.Role) -> None:
     if role != "learner":
         header = m.LeaseWork(kind="generate" if role == "actor" else "grade", version=0)
     refused = h.ask(b"stranger", role, header)
-    assert refused.code == "invalid"
+    assert refused.code == "unknown_peer"
     assert "hello" in refused.detail
 
 
@@ -92,7 +92,7 @@ def test_peers_are_listed_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         h.lease(f"actor{i}", version=0)
         h.now += 1
     listed = h.status()["peers"]
-    assert [p["name"] for p in listed] == ["actor4", "actor3", "actor2"]
+    assert [p["name"] for p in listed] == ["actor4", "actor3", "actor2", "learner"]
     assert listed[0]["idle_s"] == 1.0
     assert listed[0]["version"] == 0
 
@@ -125,3 +125,33 @@ def test_another_roles_incarnation_gets_nothing_of_its_leases() -> None:
     again = h.send(b"evaluator1", "evaluator", m.LeaseWork(kind="grade"), request_id=77)
     assert again is not None
     assert again.header.lease_id == held.header.lease_id  # type: ignore[attr-defined]
+
+
+def test_nobody_has_peers_of_another_role_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.peers.MAX_PEERS", 3)
+    h = Harness()
+    h.hello("actor1")
+    for i in range(9):
+        h.hello(f"evaluator{i}")
+    assert [p["name"] for p in h.status()["peers"] if p["role"] == "evaluator"] == [f"evaluator{i}" for i in (8, 7, 6)]
+    assert isinstance(h.ask(b"learner", "learner", m.Take(purpose="train")), m.NoWork)
+    assert isinstance(h.lease("actor1"), m.NoWork)
+
+
+def test_a_connection_speaks_for_one_incarnation() -> None:
+    """Otherwise one peer, with hello after hello, could use up the broker's memory."""
+    h = Harness()
+    for i in range(9):
+        h.hello("evaluator1", incarnation=f"i{i}")
+    peers = h.state.core.peers
+    assert len(peers) == 2
+    assert not peers.knows("evaluator", "i7")
+    assert peers.knows("evaluator", "i8")
+
+
+def test_waiting_evaluators_leave_room_for_the_learner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("broker.waiting.MAX_WAITERS", 2)
+    h = Harness()
+    for i in range(3):
+        h.lease(f"evaluator{i}", wait_s=9)
+    assert h.send(b"learner", "learner", m.Take(purpose="train", wait_s=9)) is None

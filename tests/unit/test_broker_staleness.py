@@ -268,7 +268,7 @@ def test_a_restarted_learner_finds_what_the_old_one_took() -> None:
     assert told.header.code == "stale"  # type: ignore[attr-defined]
     assert h.status()["taken"] == 0
     assert (h.taken_id(), h.taken_id(), h.taken_id("eval")) == ("t2", "t1", "e1")
-    assert h.ask(b"learner", "learner", m.Take(purpose="train")).code == "invalid"
+    assert h.ask(b"learner", "learner", m.Take(purpose="train")).code == "unknown_peer"
     zombie = m.Hello(role="learner", name="learner", incarnation="learner-inc", version=9)
     assert h.ask(b"learner", "learner", zombie).code == "stale"
     assert h.status()["version"] == 0
@@ -313,7 +313,7 @@ def test_a_learner_that_starts_from_an_older_version_loses_what_came_after() -> 
     for version in (1, 2):
         refused = h.lease("actor1", version=version)
         assert refused.code == "version"
-        assert "went back; say hello, join anew" in refused.detail
+        assert "of another learner's history; say hello, join anew" in refused.detail
     assert h.hello("actor1").learner == h.state.core.peers.learner
     assert {h.lease("actor1", version=1).task_id for _ in range(3)} == {"new", "running", "lost"}
 
@@ -337,6 +337,23 @@ def test_a_restart_at_the_same_version_keeps_running_leases() -> None:
     assert h.submit("actor2", ahead).code == "cancelled"
 
 
+@pytest.mark.parametrize("broker", ["lives on", "is new"])
+def test_one_version_ahead_of_a_learner_that_has_just_started_is_another_ones(broker: str) -> None:
+    """It was sent to actors and not announced, or this broker has not seen the learner that went back."""
+    h = Harness(hello=broker == "lives on")
+    h.hello("actor1", version=1)
+    if broker == "lives on":
+        restart(h, 0)
+    else:
+        h.hello("learner", version=0, vocab_size=100)
+    h.add("t1")
+    ask = m.LeaseWork(kind="generate", version=1)
+    refused = h.ask(b"actor1", "actor", ask)
+    assert "of another learner's history; say hello" in refused.detail
+    h.hello("actor1")
+    assert h.ask(b"actor1", "actor", ask).task_id == "t1"  # it has heard who the learner is, and joined that one
+
+
 def test_a_restart_frees_credit_and_the_window_and_forgets_evaluation() -> None:
     h = Harness(make_config(groups_per_step=1, max_staleness=0, staleness_policy="pace"))
     h.add("t1")
@@ -347,6 +364,7 @@ def test_a_restart_frees_credit_and_the_window_and_forgets_evaluation() -> None:
     h.release(str(h.taken_id("eval")))
     assert h.add("t2").code == "no_credit"
     restart(h, 0)
+    h.hello("actor1")
     assert not h.add("t2").duplicate
     assert not h.add("e1", "eval").duplicate
     h.complete()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import signal
 import subprocess
@@ -18,7 +19,8 @@ from common import cli
 from common.cli import Process, main
 from common.errors import RunFailure, UserError
 from common.keys import make_keys
-from common.lifecycle import RunPaths, wait_for_endpoint
+from common.lifecycle import RunPaths, append_record, wait_for_endpoint
+from launcher.monitor import LineTail
 from learner.weights.publisher import WeightPublisher
 from tests.learner_rig import ROOT, make_config
 
@@ -30,7 +32,7 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
     """`call(role, *arguments, run=...)`: `main` of a process in DIR, without signal handlers of its own."""
     monkeypatch.setattr(cli, "die_with_parent", lambda: None)
     monkeypatch.setattr(cli, "configure_logging", lambda name: None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
 
     def invoke(
         role: str, *arguments: str, run: Callable[[Process], None] = lambda process: None, **options: Any
@@ -84,6 +86,36 @@ def test_exit_codes(
 
     assert call("broker", run=run) == code
     assert capsys.readouterr().err == f"{line}\n"
+
+
+def test_a_full_disk_is_one_line_and_other_faults_keep_their_trace(
+    call: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "run" / "config.yaml")
+
+    def full(process: Process) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/run/events.jsonl")
+
+    assert call("broker", run=full) == 1
+    error = capsys.readouterr().err
+    assert error == "failed: /run/events.jsonl: No space left on device; what was saved before is whole\n"
+
+    def fault(process: Process) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+    with pytest.raises(ConnectionResetError):
+        call("broker", run=fault)
+
+
+def test_a_line_that_a_full_disk_cut_off_stays_one_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    append_record(file, {"step": 1})
+    with file.open("a") as torn:
+        torn.write('{"step": 2, "rew')
+    append_record(file, {"step": 2})
+    append_record(file, {"step": 3})
+    assert file.read_text().splitlines() == ['{"step": 1}', '{"step": 2, "rew', '{"step": 2}', '{"step": 3}']
+    assert LineTail(file).read() == [{"step": 1}, {"step": 2}, {"step": 3}]
 
 
 def test_check_starts_nothing_and_writes_nothing(
@@ -202,3 +234,13 @@ def test_every_room_checks_its_configuration_without_torch(tmp_path: Path, room:
     command = [sys.executable, "-c", program, "--run-dir", str(tmp_path / "run"), "--config", str(file), "--check"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (0, f"{room}: {file} is in order\n"), done.stderr
+
+
+def test_sigusr2_writes_where_each_thread_stands_and_the_process_goes_on() -> None:
+    program = (
+        "import os, signal\nfrom common.lifecycle import configure_logging\nconfigure_logging('actor-0')\n"
+        "def stuck_here():\n    os.kill(os.getpid(), signal.SIGUSR2)\nstuck_here()\nprint('goes on')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "goes on\n")
+    assert "in stuck_here" in done.stderr

@@ -60,8 +60,23 @@ def broker() -> Iterator[FakeBroker]:
     assert not fake.thread.is_alive()
 
 
-def client(broker: FakeBroker, **kwargs: float) -> BrokerClient:
-    return BrokerClient(broker.endpoint, "actor", "actor-0", **kwargs)  # type: ignore[arg-type]
+def client(broker: FakeBroker, role: m.Role = "actor", **kwargs: float) -> BrokerClient:
+    return BrokerClient(broker.endpoint, role, f"{role}-0", **kwargs)  # type: ignore[arg-type]
+
+
+class Restarted:
+    """Answers of a broker that knows nobody until they say hello, as one that has just been started."""
+
+    def __init__(self, incarnation: str) -> None:
+        self.incarnation = incarnation
+        self.known: set[bytes] = set()
+
+    def __call__(self, fake: FakeBroker, envelope: Envelope) -> Header:
+        peer = fake.seen[-1][0]
+        if isinstance(envelope.header, m.Hello):
+            self.known.add(peer)
+            return m.Welcome(broker_incarnation=self.incarnation, version=0)
+        return m.Ack() if peer in self.known else m.Refused(code="unknown_peer", detail="say hello first")
 
 
 def test_requests_are_pipelined_and_matched_by_id(broker: FakeBroker) -> None:
@@ -184,3 +199,51 @@ def test_a_cancelled_call_is_forgotten(broker: FakeBroker) -> None:
         while time.monotonic() < deadline:
             c.request(m.GetStatus(), timeout_s=5)
         assert len(broker.of_type(m.Take)) <= 2
+
+
+@pytest.mark.parametrize("role", ["actor", "evaluator"])
+def test_whom_a_new_broker_does_not_know_says_hello_and_asks_again(broker: FakeBroker, role: m.Role) -> None:
+    broker.answer = Restarted("first")
+    with client(broker, role) as c:
+        assert c.hello(10).broker_incarnation == "first"
+        broker.answer = Restarted("second")
+        for _ in range(2):
+            assert isinstance(c.request(m.GetStatus(), timeout_s=5).header, m.Ack)
+        assert len(broker.of_type(m.Hello)) == 2
+
+
+@pytest.mark.parametrize("how", ["refused", "unanswered"])
+def test_a_learner_does_not_go_on_with_a_broker_that_holds_nothing_of_its(broker: FakeBroker, how: str) -> None:
+    """It would wait for groups of tasks that the new broker was never given, for ever and without an error."""
+    broker.answer = Restarted("first")
+    with client(broker, "learner", resend_s=0.3) as c:
+        c.hello(10)
+        restarted = Restarted("second")
+
+        def lose_what_was_under_way(fake: FakeBroker, envelope: Envelope) -> Header | None:
+            if fake.seen[-1][0] == fake.seen[0][0]:
+                return None
+            return m.NoWork() if isinstance(envelope.header, m.Take) else restarted(fake, envelope)
+
+        broker.answer = restarted if how == "refused" else lose_what_was_under_way
+        takes = [c.call(m.Take(purpose="train")) for _ in range(2)]
+        for take in takes:
+            with pytest.raises(BrokerUnavailable, match="the broker was restarted, and what it held is lost"):
+                take.result(10)
+        with pytest.raises(BrokerUnavailable, match="the broker was restarted"):
+            c.call(m.GetStatus())
+
+
+def test_a_learner_that_was_replaced_is_told_so(broker: FakeBroker) -> None:
+    broker.answer = Restarted("first")
+    with client(broker, "learner") as c:
+        c.hello(10)
+
+        def replaced(fake: FakeBroker, envelope: Envelope) -> Header:
+            if isinstance(envelope.header, m.Hello):
+                return m.Refused(code="stale", detail="learner-0 was replaced by a newer incarnation; stop it")
+            return m.Refused(code="unknown_peer", detail="say hello first")
+
+        broker.answer = replaced
+        with pytest.raises(BrokerUnavailable, match="was replaced by a newer incarnation"):
+            c.request(m.GetStatus(), timeout_s=5)

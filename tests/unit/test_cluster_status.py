@@ -10,7 +10,7 @@ import pytest
 
 from launcher.k8s.client import connect
 from launcher.k8s.logs import print_logs
-from tests.unit.cluster_rig import CONFIG, ROOT, Run, fake, zeroq
+from tests.unit.cluster_rig import CONFIG, ROOT, WORKLOADS, Run, fake, zeroq
 from tests.unit.fake_kubernetes import FakeKubernetes, Fault
 
 __all__ = ["fake", "zeroq"]  # fixtures
@@ -54,6 +54,10 @@ def test_status_needs_no_broker(fake: FakeKubernetes, zeroq: Run) -> None:
     code, out, _ = zeroq("status", "--k8s")
     assert code == 0
     assert "nothing serves /metrics there" in out
+    fake.served[fake.pods("broker")[0], 9400] = lambda path: (200, "<html>{{{ what 1 2 3\n")
+    code, out, _ = zeroq("status", "--k8s")
+    assert code == 0
+    assert "port 9400: no metrics" in out
     fake.objects = {key: body for key, body in fake.objects.items() if key[1] != fake.pods("broker")[0]}
     assert "no broker is running" in zeroq("status", "--k8s")[1]
 
@@ -66,10 +70,26 @@ def test_status_names_the_right_that_is_missing_for_the_queues(fake: FakeKuberne
 
 
 def test_status_of_an_empty_namespace(fake: FakeKubernetes, zeroq: Run) -> None:
-    fake.objects.clear()
+    del fake.objects["statefulsets", "zeroq-broker"]
     code, out, _ = zeroq("status", "--k8s")
     assert code == 0
     assert "missing; kubectl apply -f deploy/k8s" in out
+    fake.objects.clear()
+    code, out, err = zeroq("status", "--k8s", "--namespace", "elsewhere")
+    assert (code, out) == (2, "")
+    assert "namespace elsewhere" in err
+    assert "has nothing of zeroq" in err
+    assert err.count("\n") == 1
+
+
+def test_a_row_of_the_status_is_a_line_of_the_pipe(
+    fake: FakeKubernetes, zeroq: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.get("pods", fake.pods("actor")[1])["spec"]["containers"][0]["image"] = "zeroq/actor:a-rather-long-tag-of-old"
+    del fake.objects["statefulsets", "zeroq-learner"]
+    monkeypatch.delenv("COLUMNS")
+    rows = [line for line in zeroq("status", "--k8s")[1].splitlines() if line.startswith("│ ")]
+    assert [row.split()[1] for row in rows] == list(WORKLOADS)
 
 
 # ------------------------------------------------------------------ rights

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from common.config import RunConfig, load_config
-from launcher.k8s.client import connect
+from launcher.k8s import submit as submitting
+from launcher.k8s.client import Cluster, connect
 from launcher.k8s.cluster_config import dump
 from launcher.k8s.submit import PENDING, RESTARTED_AT, is_ours, with_tag
 from tests.unit.cluster_rig import CONFIG, LOCAL, WORKLOADS, Run, fake, zeroq
@@ -255,3 +256,63 @@ def test_the_configuration_survives_the_round_trip() -> None:
     for path in (CONFIG, LOCAL):
         config = load_config(path)
         assert RunConfig.model_validate(yaml.safe_load(dump(config))) == config
+
+
+def test_a_mistyped_file_is_named_before_the_cluster_is_asked(fake: FakeKubernetes, zeroq: Run) -> None:
+    code, _, err = zeroq("submit", "no-such.yaml")
+    assert code == 2
+    assert "no-such.yaml" in err
+    assert fake.requests == []
+
+
+def test_two_who_submit_at_once_do_not_overwrite_each_other(
+    fake: FakeKubernetes, zeroq: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second one's plan of who restarts was made against a configuration that is no longer there."""
+    tell = submitting.tell
+
+    def somebody_else(*arguments: Any) -> None:
+        tell(*arguments)
+        theirs = fake.get("configmaps", "zeroq-config")
+        theirs["data"]["config.yaml"] += "# theirs\n"
+        fake.put("configmaps", theirs)
+
+    monkeypatch.setattr(submitting, "tell", somebody_else)
+    code, _, err = zeroq("submit", CONFIG, "learner.lr=5e-7")
+    assert code == 1
+    assert "was changed meanwhile" in err
+    assert fake.get("configmaps", "zeroq-config")["data"]["config.yaml"].endswith("# theirs\n")
+    assert restarted(fake) == set()
+
+
+def test_the_list_of_a_later_submit_is_not_cleared(
+    fake: FakeKubernetes, zeroq: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patch = Cluster.patch_workload
+
+    def somebody_else(self: Cluster, *arguments: Any) -> Any:
+        theirs = fake.get("configmaps", "zeroq-config")
+        theirs["metadata"].setdefault("annotations", {})[PENDING] = "actor"
+        fake.put("configmaps", theirs)
+        return patch(self, *arguments)
+
+    monkeypatch.setattr(Cluster, "patch_workload", somebody_else)
+    assert zeroq("submit", CONFIG, "learner.lr=5e-7")[0] == 0
+    assert fake.get("configmaps", "zeroq-config")["metadata"]["annotations"][PENDING] == "actor"
+
+
+def test_evaluators_of_the_wrong_kind_are_named(fake: FakeKubernetes, zeroq: Run) -> None:
+    """Whoever asks is handed groups: pods that cannot start with the new reward would go on with the old one."""
+    both = zeroq("submit", CONFIG, "--dry-run")[1]
+    assert "note: zeroq-evaluator is to grade, but zeroq-evaluator-models runs, too" in both
+    fake.get("deployments", "zeroq-evaluator-models")["spec"]["replicas"] = 0
+    assert "is to grade" not in zeroq("submit", CONFIG, "--dry-run")[1]
+    role = "autoscaler.evaluator_role=evaluator-models"
+    code, out, _ = zeroq("submit", CONFIG, role, "--dry-run")
+    assert code == 0
+    assert "scale deployment zeroq-evaluator --replicas=0" in out
+    del fake.objects["deployments", "zeroq-evaluator-models"]
+    code, _, err = zeroq("submit", CONFIG, role)
+    assert code == 2
+    assert "zeroq-evaluator-models is to grade" in err
+    assert not any(asked.verb == "patch" for asked in fake.requests)

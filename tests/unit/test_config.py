@@ -60,6 +60,44 @@ def test_a_mistake_in_the_file_names_the_file(config_file: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "says"),
     [
+        ("lerner.lr=1", "override 'lerner.lr=1': unknown key lerner.lr; did you mean learner.lr?"),
+        ("learner.los.clip_low=1", "did you mean learner.loss.clip_low?"),
+        ("reward.components=[{name: a, kindd: format}]", "did you mean reward.components.0.kind?"),
+        ("nonsense.key=1", "override 'nonsense.key=1': unknown key nonsense.key; known keys here: actor, "),
+    ],
+)
+def test_a_misspelt_override_names_itself_and_the_nearest_key(config_file: Path, override: str, says: str) -> None:
+    assert says in refusal(config_file, override)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seed: 1\nseed: 2\n", ":4: not valid YAML: key 'seed' is there twice"),
+        ("learner:\n  lr: 1e-6\n  warmup_steps: 1\n  lr: 1e-5\n", ":6: not valid YAML: key 'lr' is there twice"),
+        ("run: " + "[" * 3000, "not valid YAML: nested too deeply"),
+        ("seed: !!python/object/apply:os.system ['true']\n", ":3: not valid YAML: could not determine a constructor"),
+        ("seed: 4294967296\n", "less than 4294967296"),
+    ],
+)
+def test_yaml_is_plain_data_with_each_key_once(config_file: Path, text: str, says: str) -> None:
+    config_file.write_text(MINIMAL + text)
+    assert says in refusal(config_file)
+
+
+def test_merge_keys_may_be_overridden(config_file: Path) -> None:
+    config_file.write_text(MINIMAL + "actor: &a {replicas: 2}\nevaluator: {<<: *a, replicas: 3}\n")
+    assert load_config(config_file).evaluator.replicas == 3
+
+
+@pytest.mark.parametrize(("name", "command"), [("r1_cpu", "pipeline"), ("sft_r1", "sft")])
+def test_a_file_of_another_command_is_known_by_its_sections(name: str, command: str) -> None:
+    assert f"this is a configuration of: zeroq {command} " in refusal(ROOT / "recipes" / "configs" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
         ("rollout.group_size=1", "rollout.group_size = 1"),
         ("learner.lr=fast", "learner.lr = 'fast'"),
         ("learner.lr=.nan", "learner.lr = nan"),

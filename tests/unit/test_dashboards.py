@@ -18,7 +18,7 @@ from launcher.promql.syntax import parse, selectors
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "deploy" / "grafana" / "dashboards"
-PREFIXES = ("ALERTS", "DCGM_", "process_")  # of Prometheus, of NVIDIA's exporter, of the Prometheus client
+PREFIXES = ("ALERTS", "up", "DCGM_", "process_")  # of Prometheus twice, of NVIDIA's exporter, of the Prometheus client
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +113,7 @@ def test_every_selector_of_ours_is_scoped_to_the_chosen_namespace() -> None:
                 expr = target["expr"].replace("$__rate_interval", "1m")
                 for selector in selectors(parse(expr)):
                     scoped = [m for m in selector.matchers if m.label == "namespace" and m.value == "$namespace"]
-                    assert len(scoped) == (0 if selector.name.startswith(("ALERTS", "DCGM_")) else 1), (name, expr)
+                    assert len(scoped) == (0 if selector.name.startswith("DCGM_") else 1), (name, expr)
 
 
 def test_a_choice_of_processes_applies_to_their_metrics_alone(generate: ModuleType) -> None:
@@ -127,6 +127,22 @@ def test_a_choice_of_processes_applies_to_their_metrics_alone(generate: ModuleTy
     mine = 'process_cpu_seconds_total{component="actor"}'
     assert 'instance=~"$instance", component="actor"' in generate.scoped(mine, board)
     assert "instance" not in generate.scoped('process_cpu_seconds_total{component="learner"}', board)
+
+
+def test_a_figure_of_the_moment_is_not_an_old_one() -> None:
+    """A range query would show the last value of the whole range, in green, of a process that is gone."""
+    figures = {p["title"]: p for p in dashboards()["overview"]["panels"] if p["type"] == "stat"}
+    for title in ("Learner starved", "Processes ready", "Staleness violations", "Time left"):
+        assert figures[title]["targets"][0].get("instant"), title
+        assert not figures[title]["targets"][0].get("range"), title
+    assert figures["Reward"]["targets"][0]["range"]
+
+
+def test_alerts_are_those_of_the_chosen_namespace() -> None:
+    exprs = [target["expr"] for p in dashboards()["overview"]["panels"] for target in p.get("targets", [])]
+    asked = [expr for expr in exprs if "ALERTS" in expr]
+    assert len(asked) == 2
+    assert all('ALERTS{namespace=~"$namespace", alertstate="firing"' in expr for expr in asked)
 
 
 def test_variables_that_are_used_exist() -> None:

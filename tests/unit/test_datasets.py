@@ -150,3 +150,21 @@ def test_hugging_face_directories_are_read(tmp_path: Path) -> None:
     for name in ("plain", "splits"):
         assert load_examples(str(tmp_path / name), fields=fields)[0].answer == "4"
     assert "no split 'test'; it has train" in refusal(str(tmp_path / "splits"), fields=fields, split="test")
+
+
+@pytest.mark.parametrize(("name", "says"), [("", "data : no such file or directory"), ("/", "data /: ")])
+def test_a_source_that_names_nothing_is_refused_at_once(name: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        load_examples(name)
+
+
+def test_a_broken_file_of_a_directory_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{broken\n")
+    with pytest.raises(UserError, match="JSON parse error"):
+        load_examples(str(tmp_path))
+
+
+def test_a_missing_file_says_that_there_is_no_folder_to_look_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ZEROQ_DATA", raising=False)
+    with pytest.raises(UserError, match=r"neither here nor in \$ZEROQ_DATA \(not set\)"):
+        find_file("no_such_problems.jsonl")

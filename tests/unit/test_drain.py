@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -39,7 +40,9 @@ DEADLINE_S = 10.0
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)}
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+    }
     try:
         yield
     finally:
@@ -55,6 +58,20 @@ def test_the_signal_asks_for_less_than_a_stop() -> None:
         assert not stop
         os.kill(os.getpid(), signal.SIGTERM)  # the first of its kind: it does not end the process
         assert stop
+
+
+def test_a_closed_terminal_is_a_stop_and_never_the_second_one() -> None:
+    with handlers_kept():
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        stop = StopFlag().install()
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGHUP)  # shell and kernel
+        assert stop
+    with handlers_kept():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+        stop = StopFlag().install()
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop
 
 
 def test_a_stop_is_a_drain_too() -> None:
@@ -248,3 +265,20 @@ def wait_for(what: Callable[[], bool]) -> None:
     while not what():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_process_that_is_slow_to_answer_is_not_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cores are busy with its last groups; the hook must not let it be stopped for that."""
+    monkeypatch.setattr(drain, "_ASK_TIMEOUT_S", 0.05)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes connections, and does not answer
+        assert drain.groups_running(f"http://127.0.0.1:{server.getsockname()[1]}/metrics") == drain.UNKNOWN
+    garbled = PageServer("127.0.0.1", 0, lambda path, _: Page(b"zeroq_actor_groups_running none\n"))
+    try:
+        assert drain.groups_running(f"http://127.0.0.1:{garbled.port}/metrics") == drain.UNKNOWN
+    finally:
+        garbled.close()
+    monkeypatch.setattr(drain, "_EVERY_S", 0.001)
+    monkeypatch.setattr(drain, "_QUIET_S", 0.02)
+    seen = answers(2, drain.UNKNOWN, 0)
+    assert drain.wait_until_idle(lambda: next(seen), 30.0).startswith("nothing in hand after")
+    assert "nobody knows" in drain.wait_until_idle(lambda: drain.UNKNOWN, 0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import urllib.error
@@ -138,6 +139,23 @@ def test_a_client_that_says_nothing_does_not_keep_others_out() -> None:
         server.close()
 
 
+def test_clients_that_dawdle_use_up_neither_threads_nor_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.pages._MAX_CLIENTS", 4)
+    server = start_exporter("127.0.0.1", 0, Health())
+    slow = []
+    try:
+        for _ in range(20):
+            slow.append(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            slow[-1].sendall(b"GET /livez HTTP/1.1\r\n")
+        assert slow[0].recv(1) == b""  # cut off, long before its time is up
+        assert get(server.port, "/livez")[0] == 200
+        assert sum("process_request" in thread.name for thread in threading.enumerate()) <= 5
+    finally:
+        for client in slow:
+            client.close()
+        server.close()
+
+
 class FakeActor:
     """Engine, weights and worker in one."""
 
@@ -227,6 +245,18 @@ def test_patience_is_longer_on_a_cluster(tmp_path: Path, monkeypatch: pytest.Mon
     assert introduced(tmp_path, FakeClient(100, later), address="b", ports=ports).health.why_not_ready() is None
     with pytest.raises(RunFailure, match="waited 900 s"):
         introduced(tmp_path, FakeClient(1000, later), address="b", ports=ports)
+
+
+@pytest.mark.parametrize(("address", "give_up_s"), [(None, 60.0), ("127.0.0.1", 900.0)])
+def test_a_worker_on_a_cluster_outlives_a_broker_that_moves_to_another_node(
+    tmp_path: Path, address: str | None, give_up_s: float
+) -> None:
+    ports = {"learner": 1, "actor": 2, "evaluator": 3, "monitor": 4}
+    config = make_config("m", broker={"address": address, "ports": ports if address else {}})
+    process = make_process(tmp_path, config)
+    process.paths.endpoints.write_text(json.dumps({"actor": "tcp://127.0.0.1:2"}))
+    with introduction.connect(process, "actor", None) as client:
+        assert client._give_up_s == give_up_s
 
 
 def test_a_stop_ends_the_waiting(tmp_path: Path) -> None:

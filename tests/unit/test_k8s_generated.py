@@ -137,13 +137,26 @@ def test_the_rules_lie_where_prometheus_looks() -> None:
     assert config["scrape_config_files"] == [f"{places['jobs']}/*.yaml"]
 
 
+def test_prometheus_reads_again_what_has_changed() -> None:
+    """The kubelet renews whole ConfigMaps in a running pod, never a part (subPath)."""
+    (container,) = named(plain(), "StatefulSet", "zeroq-prometheus")["spec"]["template"]["spec"]["containers"]
+    assert "--enable-feature=auto-reload-config" in container["args"]
+    places = {mount["name"]: mount for mount in container["volumeMounts"]}
+    assert f"--config.file={places['config']['mountPath']}/prometheus.yml" in container["args"]
+    assert not any("subPath" in mount for mount in places.values())
+
+
 def test_the_scrape_adds_the_labels_that_dashboards_and_alerts_rely_on() -> None:
     """docs/metrics.md, "Labels that the scrape adds"; the operator's PodMonitor must agree."""
     config = yaml.safe_load(named(plain(), "ConfigMap", "zeroq-prometheus")["data"]["prometheus.yml"])
     job = next(job for job in config["scrape_configs"] if job["job_name"] == "zeroq")
     ours = {r["target_label"]: r["source_labels"] for r in job["relabel_configs"] if "target_label" in r}
     monitor = named(built("prometheus-operator"), "PodMonitor", "zeroq")["spec"]["podMetricsEndpoints"][0]
-    theirs = {r["targetLabel"]: r.get("sourceLabels") for r in monitor["relabelings"]}
+    theirs = {r["targetLabel"]: r.get("sourceLabels") for r in monitor["relabelings"] if "targetLabel" in r}
+    (pending,) = [
+        r for r in monitor["relabelings"] if "targetLabel" not in r
+    ]  # the operator drops what has ended itself
+    assert pending == {"sourceLabels": ["__meta_kubernetes_pod_phase"], "regex": "Pending", "action": "drop"}
     assert {"component", "instance", "namespace"} == set(ours)
     assert theirs == {
         "job": None,

@@ -30,13 +30,15 @@ RIVER: dict[tuple[str, str], set[int]] = {
     ("grafana", "prometheus"): {9090},
 } | {("prometheus", component): {METRICS} for component in OF_OURS}
 
-PORTS = {22, 80, 443, 3000, 6443, 7600, 7601, 7602, 7603, 7604, 7605, 7610, 7611, 7620, 9090, METRICS}
+PORTS = {22, 80, 443, 3000, 6443, 8443, 16443, 7600, 7601, 7602, 7603, 7604, 7605, 7610, 7611, 7620, 9090, METRICS}
 PORTS |= {39999, 40000, 40500, 40999, 41000, 53, 29500, 32768, 60999}
 
+API_PORTS = {443, 6443, 8443, 16443}
+"""Its own ports, which policies see, not the service's: of kubeadm, kind, k3s and clouds, of minikube, of MicroK8s."""
 DNS, API_SERVER, JUDGES, METADATA = "10.96.0.10", "10.0.0.1", "203.0.113.7", "169.254.169.254"
 OUTSIDE: dict[str, dict[str, set[int]]] = {
-    "autoscaler": {API_SERVER: {443, 6443}, JUDGES: {443, 6443}},
-    "prometheus": {API_SERVER: {443, 6443}, JUDGES: {443, 6443}},
+    "autoscaler": {API_SERVER: API_PORTS, JUDGES: API_PORTS},
+    "prometheus": {API_SERVER: API_PORTS, JUDGES: API_PORTS},
     "evaluator-models": {API_SERVER: {443}, JUDGES: {443}},
 }
 """Addresses outside the namespace that a component may reach, and their ports. A policy cannot name the API server."""
@@ -147,8 +149,8 @@ def test_the_readme_lists_these_edges() -> None:
     outside = {edge: ports for edge, ports in listed.items() if edge[1] in ("API server", "judges", "the hub")}
     assert {edge: ports for edge, ports in listed.items() if edge not in outside} == RIVER
     assert outside == {
-        ("autoscaler", "API server"): {443, 6443},
-        ("prometheus", "API server"): {443, 6443},
+        ("autoscaler", "API server"): API_PORTS,
+        ("prometheus", "API server"): API_PORTS,
         ("evaluator-models", "judges"): {443},
         ("model-fetch", "the hub"): {443},
     }

@@ -186,6 +186,22 @@ def test_who_holds_leases_drains_before_it_is_stopped(source: str) -> None:
 
 
 @EACH
+def test_an_update_replaces_a_pod_that_cannot_become_ready(source: str) -> None:
+    """OrderedReady waits for such a pod before it updates it: a wrong tag could only be mended by deleting the pod."""
+    for manifest in of_kind(objects(source), "StatefulSet"):
+        assert manifest["spec"]["podManagementPolicy"] == "Parallel", manifest["metadata"]["name"]
+
+
+@EACH
+def test_a_pod_that_is_not_ready_holds_up_no_drain(source: str) -> None:
+    """But the learner's, which is not ready while it does its cold start."""
+    for budget in of_kind(objects(source), "PodDisruptionBudget"):
+        policy = budget["spec"].get("unhealthyPodEvictionPolicy", "IfHealthyBudget")
+        learner = budget["metadata"]["name"] == "zeroq-learner"
+        assert policy == ("IfHealthyBudget" if learner else "AlwaysAllow"), budget["metadata"]["name"]
+
+
+@EACH
 def test_resources_are_stated_and_pods_with_gpus_are_guaranteed(source: str) -> None:
     for pod in pods(source):
         for container in pod.containers:

@@ -185,6 +185,7 @@ def as_folder(folder: Path) -> None:
         (spoil_content("actor.secret", b""), r"actor\.secret: is no key \(40 characters of Z85\)"),
         (spoil_content("actor.secret", b"x" * 41), "is no key"),
         (spoil_content("actor.secret", b"#" * 40), "is no key"),
+        (spoil_content("broker.public", b"a" * 20 + bytes(20)), r"broker\.public: is no key"),
         (spoil_content("broker.public", b"\xff" * 40), r"broker\.public: is no key"),
         (spoil_content("learner.public", b"a" * 40 + b"\n\n"), r"learner\.public: is no key"),
         (swap("actor.secret", "evaluator.secret"), r"actor\.public: does not belong to actor\.secret beside it"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from launcher.display import LiveDisplay, PlainDisplay, clock, eta_s, make_display, number
@@ -76,6 +78,16 @@ def test_plain_lines_have_no_control_characters(tmp_path: Path) -> None:
     assert not any(ord(c) < 32 for c in stream.getvalue().replace("\n", ""))
     assert len([line for line in lines if "training with GRPO" in line]) == 1
     assert any("held-out after step 4: pass@1 0.750, greedy 0.800, mean length 20.0" in line for line in lines)
+
+
+def test_plain_lines_count_from_the_runs_beginning_for_whoever_watches_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.display.PLAIN_EVERY_S", 0.0)
+    stream, view, began = io.StringIO(), RunView(), time.time() - 600.0
+    view.phases += [("starting", began), ("loading", began + 65.0)]
+    PlainDisplay(make_config(tmp_path), stream).update(view)
+    assert [line.partition("]")[0] for line in stream.getvalue().splitlines()] == ["[00:00", "[01:05", "[10:00"]
 
 
 def test_figures_for_people() -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from rich.console import Console
 
-from launcher.report import read_view, write_report
+from launcher.report import load_summary, read_view, write_report
 from launcher.summary import groups_lost, make_summary, print_summary, write_summary
 from tests.unit.launcher_history import STATUS, write_history
 from tests.unit.launcher_inputs import make_config
@@ -82,3 +83,16 @@ def test_an_unfinished_run_has_a_report_too(tmp_path: Path) -> None:
     assert "not finished" in page
     empty = tmp_path / "empty"
     assert "not finished" in write_report(write_history(empty, finished=False, steps=0)).read_text()
+
+
+@pytest.mark.parametrize("content", [b"", b"{cut", b"[]\n7\n", b"{}\n", b"\xff\xfe\n"])
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl", "events.jsonl", "config.yaml", "versions.json"])
+def test_a_damaged_file_costs_only_its_own_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, content: bytes
+) -> None:
+    paths = write_history(tmp_path)
+    (paths.root / name).write_bytes(content)
+    assert load_summary(paths) is None
+    monkeypatch.setattr("launcher.report.draw_rewards", lambda *_: {})
+    monkeypatch.setattr("launcher.report.draw_all", lambda view: {"seconds": (str(view.phase_seconds()), b"")})
+    assert "not finished" in write_report(paths, load_summary(paths)).read_text(encoding="utf-8")

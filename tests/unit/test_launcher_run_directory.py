@@ -9,7 +9,8 @@ import pytest
 
 from common.errors import UserError
 from common.lifecycle import RunPaths
-from launcher.run_directory import choose_run_directory, is_running, locked, open_run, staged
+from launcher.cli import main
+from launcher.run_directory import choose_run_directory, is_running, locked, open_run, resume_note, staged
 from tests.unit.launcher_inputs import make_config
 
 
@@ -72,3 +73,43 @@ def test_the_newest_run_is_opened_by_default(tmp_path: Path) -> None:
         open_run(str(tmp_path))
     with pytest.raises(UserError, match="no runs below"):
         open_run(None, str(tmp_path / "new"))
+
+
+def test_a_directory_that_cannot_be_made_is_the_users_error() -> None:
+    with pytest.raises(UserError, match=r"cannot be made: .*; set run\.dir"), staged(RunPaths(Path("/proc/none/run"))):
+        pass
+
+
+def test_going_on_with_a_run_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    config = make_config(tmp_path, "resume=auto", "run.name=mistyped")
+    paths = choose_run_directory(config, tmp_path / "config.yaml")
+    assert "there is no run mistyped" in str(resume_note(config, paths))
+    paths.root.mkdir(parents=True)
+    assert resume_note(config, paths) is None
+    assert resume_note(make_config(tmp_path), RunPaths(tmp_path / "new")) is None
+
+
+def test_a_run_of_another_user_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(_path: str | None) -> RunPaths:
+        raise PermissionError(13, "Permission denied", "runs/theirs/config.yaml")
+
+    monkeypatch.setattr("launcher.run_directory.open_run", refuse)
+    monkeypatch.setattr("launcher.cli.signal.signal", lambda *_: None)
+    assert main(["status", "runs/theirs"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: runs/theirs/config.yaml: user ")
+    assert said.count("\n") == 1
+
+
+def test_the_run_of_a_pipelines_stage_is_found(tmp_path: Path) -> None:
+    pipeline = tmp_path / "runs" / "r1"
+    pipeline.mkdir(parents=True)
+    (pipeline / "pipeline.yaml").touch()
+    with pytest.raises(UserError, match=r"a pipeline, not a run; .*; none has begun yet"):
+        open_run(str(pipeline))
+    run = pipeline / "stages" / "r1_zero" / "run"
+    run.mkdir(parents=True)
+    (run / "config.yaml").touch()
+    with pytest.raises(UserError, match=f"a pipeline, not a run; .*, such as {run}"):
+        open_run(str(pipeline))
+    assert open_run(None, str(tmp_path / "runs")).root == run.resolve()

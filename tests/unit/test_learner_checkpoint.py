@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM
 
 from common.errors import RunFailure, UserError
@@ -83,17 +84,62 @@ def test_old_ones_are_pruned_and_unfinished_ones_passed_over(tmp_path: Path, mod
     assert not (tmp_path / ".step-12.99.tmp").exists()
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(
-    tmp_path: Path, model: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+def damage(path: Path) -> None:
+    weights = path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+
+
+@pytest.mark.parametrize("why", ["damaged", "not named"])
+def test_what_is_saved_after_going_back_is_kept_and_gone_on_from(
+    tmp_path: Path, model: Path, trainer: Trainer, why: str
 ) -> None:
+    """Checkpoints of later steps used to push every new one out of the `keep` newest, as soon as it was written."""
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (10, 20):
+        store.save(trainer, TrainingState(step=step), model)
+    if why == "damaged":
+        damage(tmp_path / "step-20")
+        assert store.find("auto") == tmp_path / "step-10"
+    else:
+        assert store.find(str(tmp_path / "step-10")) == tmp_path / "step-10"
+    for step in (12, 14):
+        store.save(trainer, TrainingState(step=step), model)
+        assert store.find("auto") == tmp_path / f"step-{step}"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["abandoned-step-20", "step-12", "step-14"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_from_nothing(
+    tmp_path: Path, model: Path, trainer: Trainer
+) -> None:
+    store = CheckpointStore(tmp_path, keep=2)
+    for step in (1, 2):
+        damage(store.save(trainer, TrainingState(step=step), model))
+    with pytest.raises(UserError, match=r"no checkpoint in .* is whole, the newest is step-2"):
+        store.find("auto")
+    assert store.find("never") is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 105728 vs 105616"),  # PyTorch's words
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_leaves_the_last_checkpoint(
+    tmp_path: Path, model: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The three are what real full disks raised, as files of different size met their ends."""
     store = CheckpointStore(tmp_path, keep=1)
     kept = store.save(trainer, TrainingState(step=1), model)
 
     def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        raise error
 
     monkeypatch.setattr(checkpoint.torch, "save", full)
-    with pytest.raises(RunFailure, match=r"No space left on device.*step-1"):
+    with pytest.raises(RunFailure, match=r"(No space left on device|unexpected pos).*step-1"):
         store.save(trainer, TrainingState(step=2), model)
     assert [path.name for path in tmp_path.iterdir()] == ["step-1"]
     verify(kept)

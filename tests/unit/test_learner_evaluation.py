@@ -15,7 +15,7 @@ from common.wire import Envelope
 from learner.evaluation import EvaluationDesk, component_means, consensus, event_fields
 from learner.feed import ProblemFile
 from learner.step_log import evaluation_record
-from tests.learner_rig import make_config, make_group, write_data
+from tests.learner_rig import make_config, make_group, status_with, write_data
 
 
 class FakeBroker:
@@ -64,7 +64,7 @@ class FakeBroker:
             self.released += header.task_ids
             return Envelope(m.Ack(), {})
         assert isinstance(header, m.GetStatus)
-        status = {"dead_letters": [{"task_id": i} for i in self.dead], "leases": {"generate": 0}, "queues": {}}
+        status = status_with(self.dead, header) | {"leases": {"generate": 0}}
         return Envelope(m.StatusReport(status=status), {})
 
 

@@ -13,7 +13,7 @@ from common.errors import RunFailure, UserError
 from common.wire import Envelope
 from learner.feed import ProblemFile, TaskFeed
 from learner.intake import GroupIntake
-from tests.learner_rig import make_config, make_group, write_data
+from tests.learner_rig import make_config, make_group, status_with, write_data
 
 
 class FakeBroker:
@@ -24,7 +24,7 @@ class FakeBroker:
         self.tasks: list[str] = []
         self.prompts: list[bytes] = []
         self.releases: list[tuple[list[str], str]] = []
-        self.status: dict[str, Any] = {"dead_letters": [], "leases": {"generate": 1}, "queues": {}}
+        self.dead: list[str] = []
 
     def call(self, header: Any, payload: Any = None) -> Future[Envelope]:
         future: Future[Envelope] = Future()
@@ -54,7 +54,7 @@ class FakeBroker:
         if isinstance(header, m.Release):
             self.releases.append((header.task_ids, header.outcome))
             return Envelope(m.Ack(), {})
-        return Envelope(m.StatusReport(status=self.status), {})
+        return Envelope(m.StatusReport(status=status_with(self.dead, header)), {})
 
 
 def make_feed(tmp_path: Path, broker: Any, **state: Any) -> TaskFeed:
@@ -165,12 +165,24 @@ def test_a_stale_group_goes_back(tmp_path: Path) -> None:
 
 def test_dead_letters_are_replaced(tmp_path: Path) -> None:
     broker = FakeBroker()
+    broker.dead = ["train-1"]  # before this learner began, which admits it again
     intake = make_intake(tmp_path, broker)
-    broker.status["dead_letters"] = [{"task_id": "train-2"}, {"task_id": "eval-x"}]
+    broker.dead += ["train-2", "eval-x"]
     intake.poll(2, 0, 0.01)
     assert intake.num_dead_lettered == 1
     assert broker.tasks[-1] == "train-4"
     assert not intake.feed.is_outstanding("train-2")
+    assert intake.feed.is_outstanding("train-1")
+
+
+def test_no_dead_letter_is_missed_however_many_come_at_once(tmp_path: Path) -> None:
+    """A status lists 20. A learner that missed one would wait for its group for ever."""
+    broker = FakeBroker()
+    intake = make_intake(tmp_path, broker)
+    broker.dead = ["train-0", *(f"eval-{n}" for n in range(50)), "train-3"]
+    intake.poll(2, 0, 0.01)
+    assert intake.num_dead_lettered == 2
+    assert broker.tasks[-2:] == ["train-4", "train-5"]
 
 
 def test_groups_of_tasks_that_an_earlier_incarnation_admitted_are_trained_and_not_lost(tmp_path: Path) -> None:

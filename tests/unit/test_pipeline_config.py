@@ -71,6 +71,7 @@ def test_a_pipeline_loads_with_overrides_and_kinds_by_name(tmp_path: Path) -> No
     ("change", "message"),
     [
         ("stages.sft.kind=stf", r"stages\.sft\.kind = 'stf': no such kind of stage; did you mean sft"),
+        ("stages.sftt.epochs=1", r"stages\.sftt: no such stage, .* did you mean stages\.sft\?"),
         ("stages.sft.modl=x", r"stages\.sft: unknown key modl; did you mean model"),
         ("stages.sft.model=@later.model", r"stages\.sft\.model = @later\.model: no stage 'later' comes before"),
         ("stages.world.scale=0", r"stages\.world: scale = 0: "),

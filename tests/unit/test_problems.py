@@ -41,6 +41,11 @@ def test_excluded_prompts_do_not_come_out() -> None:
     assert exclude.isdisjoint(problem.prompt for problem in train)
 
 
+def test_a_misspelt_dataset_is_told_the_nearest() -> None:
+    with pytest.raises(ValueError, match=r"no such dataset; did you mean chain_sum\?"):
+        reasoning_gym_problems("chain_summ", num=1, seed=0)
+
+
 def test_too_small_a_space_is_refused() -> None:
     with pytest.raises(ValueError, match=r"gave 200 of 201 distinct problems"):
         reasoning_gym_problems("chain_sum", num=201, seed=0, **SMALL)

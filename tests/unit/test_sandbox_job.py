@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from evaluator.lines import BadLine, parse
 from evaluator.sandbox.job import MAX_SOURCE_BYTES, CodeJob, CodeResult, Limits, first_error
 
 CASES = [{"stdin": "4", "expected": "8"}]
@@ -108,3 +109,8 @@ def test_a_result_is_the_fields_of_an_answer() -> None:
         "cpu_s": 0.01,
     }  # fmt: skip
     assert CodeResult(**fields).as_json() == fields
+
+
+def test_a_line_without_a_kind_is_told_so() -> None:
+    with pytest.raises(BadLine, match=r"^kind is missing$"):
+        parse(b'{"id": "1", "response": "4"}')

@@ -56,7 +56,7 @@ def test_a_mistake_is_one_line_with_key_and_override(file: Path, override: str, 
 def test_an_end_and_known_sections_are_needed(file: Path) -> None:
     with pytest.raises(UserError, match=r"sft: nothing says when to stop; set sft\.epochs or sft\.max_steps"):
         load_sft_config(file, ["sft.max_steps=null"])
-    with pytest.raises(UserError, match=r"unknown key data; known keys here: .*learner.*sft"):
+    with pytest.raises(UserError, match=r"unknown key data\.train; known keys here: .*learner.*sft"):
         load_sft_config(file, ["data.train=x"])
 
 

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 
 from common.errors import EXIT_OK, EXIT_USER_ERROR, UserError
-from common.lifecycle import RunPaths, register_process
+from common.lifecycle import RunPaths, record_event, register_process
 from common.pages import Page, PageServer
 from launcher import cli
 from launcher.panels import BOARDS
-from launcher.panels.model import Panel, Target, Threshold
+from launcher.panels.model import Panel, Target
 from launcher.run_directory import locked
 from launcher.watch import options, scrape
-from launcher.watch.charts import chart, clock, figure_text, level, nice_ticks, sparkline
 from launcher.watch.page import RANGES, render, render_body
 from launcher.watch.scrape import ScrapeSource, Series
 from launcher.watch.server import HEADERS, serving
@@ -33,7 +32,6 @@ from tests.unit.launcher_history import write_history
 
 ALL = Span(0.0, 1e10)
 STATES = "sum by (state) (zeroq_actor_state)"  # an expression of the panels
-PANEL = Panel("Title", "Words.", (Target("a"),))
 
 
 class Exporter:
@@ -153,96 +151,6 @@ def test_legends() -> None:
     assert legend("plain", {}) == "plain"
 
 
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (0.0, 7.3), (-3.0, 12.0), (1e-7, 2e-7), (0.0, 4e12), (0.93, 0.94)]
-)
-def test_ticks_are_round_and_cover_the_axis(low: float, high: float) -> None:
-    ticks = nice_ticks(low, high)
-    assert ticks[0] <= low + 1e-9 * abs(low)
-    assert ticks[-1] >= high - 1e-9 * abs(high)
-    assert 3 <= len(ticks) <= 7
-    step = ticks[1] - ticks[0]
-    assert all(b - a == pytest.approx(step) for a, b in pairwise(ticks))
-
-
-def test_figures_for_people() -> None:
-    texts = [figure_text(v, u) for v, u in [(0.5, "ratio"), (0.0123, "seconds"), (90, "seconds"), (9000, "seconds")]]  # type: ignore[arg-type]
-    assert texts == ["50 %", "12.3 ms", "90 s", "2.5 h"]
-    assert [figure_text(v, u) for v, u in [(2048, "bytes"), (3 * 2**30, "bytes_per_second"), (12, "bytes")]] == [  # type: ignore[arg-type]
-        "2 KiB",
-        "3 GiB/s",
-        "12 B",
-    ]
-    assert [figure_text(v, u) for v, u in [(1234, "per_second"), (41, "count"), (7, "version"), (2e12, "flops")]] == [  # type: ignore[arg-type]
-        "1.23k/s",
-        "41",
-        "7",
-        "2TFLOP/s",
-    ]
-    assert clock(0.0, Span(0, 100)).count(":") == 2
-
-
-def test_a_chart_draws_every_line_within_its_frame() -> None:
-    lines = [Line(f"line <{i}>", tuple((float(t), float((i + 1) * t)) for t in range(5))) for i in range(12)]
-    text = chart(PANEL, lines, Span(0.0, 4.0))
-    assert text.count("<polyline") == 10
-    assert "and 2 more" in text
-    assert "line &lt;3&gt;" in text
-    assert "<3>" not in text
-    places = re.findall(r'points="([^"]*)"', text)
-    xs, ys = zip(*[map(float, place.split(",")) for line in places for place in line.split()], strict=True)
-    assert min(xs) >= 52
-    assert max(xs) <= 480
-    assert min(ys) >= 8
-    assert max(ys) <= 170
-    assert "no data" in chart(PANEL, [], ALL)
-
-
-def test_axes_count_in_the_units_that_people_do() -> None:
-    panel = Panel("T", "W.", (Target("a"),), unit="bytes")
-    text = chart(panel, [Line("a", ((0.0, 0.0), (1.0, 3.7 * 2**20)))], Span(0.0, 1.0))
-    assert [mark for mark in ("1 MiB", "2 MiB", "3 MiB", "4 MiB") if f">{mark}<" not in text] == []
-    panel = Panel("T", "W.", (Target("a"),), unit="seconds")
-    text = chart(panel, [Line("a", ((0.0, 0.0), (1.0, 230.0)))], Span(0.0, 1.0))
-    assert [mark for mark in ("60 s", "2 min", "3 min", "4 min") if f">{mark}<" not in text] == []
-
-
-def test_many_lines_at_zero_are_counted_and_not_drawn() -> None:
-    zeros = [Line(f"zero {i}", ((0.0, 0.0), (1.0, 0.0))) for i in range(6)]
-    other = Line("other", ((0.0, 0.0), (1.0, 2.0)))
-    text = chart(PANEL, [*zeros, other], Span(0.0, 1.0))
-    assert text.count("<polyline") == 1
-    assert "other <b>2</b>" in text
-    assert "6 more at zero" in text
-    assert chart(PANEL, zeros, Span(0.0, 1.0)).count("<polyline") == 1
-    assert chart(PANEL, [*zeros[:2], other], Span(0.0, 1.0)).count("<polyline") == 3
-
-
-def test_stacked_lines_stand_on_each_other() -> None:
-    panel = Panel("T", "W.", (Target("a"),), kind="stacked")
-    lines = [Line("a", ((0.0, 1.0), (1.0, 1.0))), Line("b", ((0.0, 2.0), (1.0, 3.0)))]
-    text = chart(panel, lines, Span(0.0, 1.0))
-    assert text.count("<polygon") == 2
-    first, second = (
-        [float(p.split(",")[1]) for p in line.split()] for line in re.findall(r'polyline.*?points="([^"]*)"', text)
-    )
-    assert second[1] == pytest.approx(8.0)  # 1 + 3 is the top
-    assert first[1] == pytest.approx(8.0 + 162 * 3 / 4)
-
-
-def test_one_point_and_no_change_can_be_drawn() -> None:
-    assert "<circle" in chart(PANEL, [Line("a", ((1.0, 5.0),))], Span(0.0, 2.0))
-    assert "<polyline" in chart(PANEL, [Line("a", ((1.0, 0.0), (2.0, 0.0)))], Span(0.0, 2.0))
-    assert sparkline([Line("a", ((1.0, 5.0),))], ALL) == ""
-    assert "<polyline" in sparkline([Line("a", ((1.0, 5.0), (2.0, 5.0)))], Span(0.0, 2.0))
-
-
-def test_levels() -> None:
-    panel = Panel("T", "W.", (Target("a"),), thresholds=(Threshold(1, "warning"), Threshold(10, "bad")))
-    assert [level(panel, v) for v in (0, 1, 10)] == ["good", "warning", "bad"]
-    assert level(PANEL, 3) == ""
-
-
 def test_the_page_of_a_finished_run_shows_its_rows_without_prometheus(tmp_path: Path) -> None:
     watcher = Watcher(write_history(tmp_path / "<b>run"))
     watcher.refresh()
@@ -282,6 +190,56 @@ def test_the_page_follows_the_run_from_scrapes_to_prometheus_to_its_end(tmp_path
     watcher.close()
 
 
+@pytest.mark.parametrize(
+    ("result", "phase", "state", "warned"),
+    [
+        ("finished", "done", "ended", False),
+        ("interrupted", "stopped", "stopped", False),
+        ("failed", "stopped", '<b class="bad">failed</b>', True),
+        (None, "training", '<b class="bad">killed</b>', True),
+        ("finished", "training", '<b class="bad">killed</b>', True),  # the summary is of an earlier life
+    ],
+)
+def test_the_headline_says_how_a_run_ended(
+    tmp_path: Path, result: str | None, phase: str, state: str, warned: bool
+) -> None:
+    paths = write_history(tmp_path, finished=False)
+    record_event(paths, "phase", name=phase)
+    if result is None:
+        paths.summary.unlink(missing_ok=True)
+    else:
+        paths.summary.write_text(json.dumps({"result": result}))
+    watcher = Watcher(paths)
+    watcher.refresh()
+    header = render_body(watcher, BOARDS[0], "all").partition("<nav>")[0]
+    watcher.close()
+    assert f'<span class="state">{state} ·' in header
+    assert (f"its logs: {paths.logs}" in header) == warned
+    assert "<b>stopped</b>" not in header, "the phase is what it was at"
+
+
+def test_a_figure_of_the_moment_grows_old_where_one_of_a_step_does_not(tmp_path: Path) -> None:
+    class Dead(NoSource):
+        def lines(self, target: Target, span: Span) -> list[Line]:
+            return [Line("", ((span.end - 120.0, 0.0), (span.end - 90.0, 0.03)))]
+
+    paths = write_history(tmp_path, finished=False)
+    with locked(paths):
+        watcher = Watcher(paths)
+        watcher.close()
+        watcher._source = Dead()
+        text = render_body(watcher, BOARDS[0], "5")
+    starved = text.partition("<h3>Learner starved</h3>")[2].partition("</section>")[0]
+    assert 'class="figure old">3 %' in starved
+    assert "no data since" in starved
+    assert "good" not in starved
+    watcher.refresh()
+    step = render_body(watcher, BOARDS[0], "all").partition("<h3>Step</h3>")[2].partition("</section>")[0]
+    assert 'class="figure ">' in step
+    assert "no data since" not in step
+    watcher.close()
+
+
 def test_what_was_scraped_stays_after_the_end(tmp_path: Path, exporter: Exporter) -> None:
     paths = write_history(tmp_path, finished=False)
     with locked(paths):
@@ -315,7 +273,8 @@ def test_the_server_answers_this_machine_and_nothing_else(tmp_path: Path) -> Non
         assert (status, text.count("<html")) == (200, 1)
         assert headers["Content-Security-Policy"] == HEADERS["Content-Security-Policy"]
         assert "default-src 'none'" in headers["Content-Security-Policy"]
-        assert get(f"{url}body/learning/15")[1].startswith("<header>")
+        for shown in ("/", "/overview/all", "/learning/15"):  # the script asks for '/body' + location.pathname
+            assert get(url + "body" + shown)[1].startswith("<header>"), shown
         for wrong in (
             "nowhere",
             "learning",
@@ -361,6 +320,24 @@ def test_bad_command_lines(arguments: list[str], line: str, capsys: pytest.Captu
 def test_a_run_that_has_ended_is_summed_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert options.watch_terminal(write_history(tmp_path)) == EXIT_OK
     assert "not running" in capsys.readouterr().out
+
+
+def test_nobody_reads_the_terminals_lines_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`zeroq watch | head` ends without a word."""
+
+    def gone(_: object) -> None:
+        raise BrokenPipeError
+
+    closed: list[int] = []
+    paths = write_history(tmp_path, finished=False)
+    monkeypatch.setattr("common.config.load_config", lambda _: None)
+    monkeypatch.setattr("launcher.monitor.RunMonitor", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr("launcher.display.make_display", gone)
+    monkeypatch.setattr("os.dup2", lambda _, number: closed.append(number))
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1)
+    with locked(paths):
+        assert options.watch_terminal(paths) == EXIT_OK
+    assert closed == [1]
 
 
 def test_records_of_processes_are_what_the_page_reads(tmp_path: Path) -> None:

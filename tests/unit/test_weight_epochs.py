@@ -10,6 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
+from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs, Phase
 from learner.weights.events import (
     Action,
@@ -146,6 +147,7 @@ def test_who_does_not_answer_the_proposal_is_left_out(machine: Machine) -> None:
     assert told(actions, Begin) == [A]
     assert machine.epochs.epoch == 2
     assert told(machine.do(ask(B, None)), Refused) == [B]
+    assert list(machine.epochs.notes) == ["actor b is left out: no answer while proposing"]
 
 
 def test_unreachable_members_are_left_out_without_waiting(machine: Machine) -> None:
@@ -170,6 +172,22 @@ def test_death_in_mid_broadcast_aborts_for_all_and_is_repeated_with_the_survivor
     machine.do(BroadcastEnded(2))
     machine.do(ReceivedCame(A, 2, 1, True, "digest-1"))
     assert finished(machine.do(AppliedCame(A, 1))) == [Finished(1, 1, 1, 1)]
+    assert list(machine.epochs.notes) == [
+        "actor b is left out: lost",
+        "broadcast of version 1 aborted, attempt 1: a member is gone: lost",
+    ]
+
+
+def test_the_learners_log_says_who_is_left_out_and_why(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+    """The runbook of a stalled publish sends people there."""
+    server = object.__new__(ControlServer)
+    vars(server).update(_epochs=machine.epochs, _send=lambda *_: False, _frames=lambda *_: {}, _finish=lambda _: None)
+    machine.publish(1)
+    machine.join(A)
+    assert not machine.epochs.notes
+    with caplog.at_level("WARNING"):
+        server._handle(Requested(2, "digest-2", 100))
+    assert [record.getMessage() for record in caplog.records] == ["weights: actor a is left out: lost"]
 
 
 def test_second_failure_gives_up_and_everybody_pulls(machine: Machine) -> None:

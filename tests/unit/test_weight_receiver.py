@@ -142,3 +142,69 @@ def test_an_actor_that_is_not_heard_any_more_joins_under_another_identity(monkey
 @pytest.mark.usefixtures("no_leaked_processes")
 def test_answers_that_come_twice_load_once() -> None:
     assert asyncio.run(_loads_of_version_0()) == (1, 0)
+
+
+async def _offer_version_3_to_an_actor_at_5(wait_s: float) -> tuple[list[int], int, BaseException | None]:
+    """Versions loaded, offers of the earlier one, and what the receiver raised within `wait_s`."""
+    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
+    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    versions: list[int] = []
+    offers = 0
+    receiver = WeightReceiver(
+        FakeLLM(),
+        weights_config(),
+        endpoint=f"tcp://127.0.0.1:{port}",
+        name="a",
+        incarnation="1",
+        on_version=versions.append,
+    )
+
+    async def serve() -> None:
+        nonlocal offers
+        while True:
+            peer, *frames = await socket.recv_multipart()
+            header = decode(frames).header
+            if isinstance(header, Pull):
+                version = 3 if versions else 5
+                offers += version == 3
+                reply = Snapshot(
+                    request_id=header.request_id,
+                    version=version,
+                    offset=0,
+                    total_bytes=len(data_B),
+                    digest=digest_of(data_B),
+                )
+                payload = {"chunk": data_B, "manifest": layout.manifest()}
+                await socket.send_multipart([peer, *encode(reply, payload)])
+
+    running = asyncio.create_task(receiver.run())
+    tasks = [running, asyncio.create_task(serve())]
+    try:
+        deadline = time.monotonic() + DEADLINE_S
+        while offers < 3 and not running.done() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        await asyncio.wait({running}, timeout=wait_s)
+        return versions, offers, running.exception() if running.done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        socket.close(linger=0)
+        context.term()
+
+
+@pytest.mark.usefixtures("no_leaked_processes")
+def test_an_earlier_version_is_not_loaded_and_leaves_time_to_hear_of_the_other_learner(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A learner that went back to its checkpoint used to end all actors, which found its weights before its name."""
+    versions, offers, error = asyncio.run(_offer_version_3_to_an_actor_at_5(0.0))
+    assert (versions, error) == ([5], None)
+    assert offers >= 3
+    monkeypatch.setattr(receiver_module, "BACKWARDS_S", 0.6)
+    versions, _, error = asyncio.run(_offer_version_3_to_an_actor_at_5(5.0))
+    assert versions == [5]
+    assert "serves version 3, this actor has sampled from 5: versions do not go back" in str(error)

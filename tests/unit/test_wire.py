@@ -230,3 +230,19 @@ def test_accessors_name_what_is_wrong() -> None:
 def test_crc_is_of_the_frame_itself() -> None:
     header = msgpack.unpackb(sample()[0])
     assert header["frames"][1]["crc32"] == zlib.crc32(b"hello")
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2**62], [2**62, 2**62, 0], [0, 2**64 - 1]])
+def test_an_empty_frame_of_an_impossible_shape_is_refused(shape: list[int]) -> None:
+    """Their product is 0, as the frame's size says; numpy knows no such arrays."""
+    sent = on_the_wire(m.Ack(), {"x": np.zeros(0, dtype=np.int32)})
+    with pytest.raises(WireError, match="cannot have shape"):
+        decode(rewrite(sent, frame0_shape=shape))
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[31m", "\x00"])
+def test_names_of_processes_cannot_forge_lines_of_a_log(name: str) -> None:
+    for header in (m.Hello, m.Join):
+        fields = {"name": name, "incarnation": "i"} | ({"role": "actor"} if header is m.Hello else {})
+        with pytest.raises(ValueError, match="name"):
+            header.model_validate(fields)

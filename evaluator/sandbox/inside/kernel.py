@@ -6,6 +6,7 @@ Runs inside the jail on the standard library alone, like everything in this fold
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import platform
 import signal
@@ -80,13 +81,22 @@ def mount(source: str, target: str, kind: str, flags: int, data: str = "") -> No
 
 
 def bind_read_only(source: str, target: str, *, devices: bool = False) -> None:
-    """Show `source`, with all that is mounted below it, at `target`: read-only, no set-uid, no devices."""
+    """Show `source`, with all that is mounted below it, at `target`: read-only, no set-uid, no devices.
+
+    gVisor has no mount_setattr: there what is mounted below is left out, since it would stay writable.
+    """
     mount(source, target, "", MS_BIND | MS_REC)
     attributes = _MOUNT_ATTR_NOSUID if devices else _MOUNT_ATTR_RDONLY | _MOUNT_ATTR_NOSUID | _MOUNT_ATTR_NODEV
     wanted = (ctypes.c_uint64 * 4)(attributes, 0, 0, 0)
     result = _libc.syscall(
         _MOUNT_SETATTR, _AT_FDCWD, target.encode(), _AT_RECURSIVE, ctypes.byref(wanted), ctypes.sizeof(wanted)
     )
+    if result < 0 and ctypes.get_errno() == errno.ENOSYS:
+        _checked(_libc.umount2(target.encode(), MNT_DETACH), f"umount {target}")
+        mount(source, target, "", MS_BIND)
+        restrictions = MS_NOSUID if devices else MS_RDONLY | MS_NOSUID | MS_NODEV
+        mount("none", target, "", MS_REMOUNT | MS_BIND | restrictions)
+        return
     _checked(result, f"mount_setattr {target}")
 
 

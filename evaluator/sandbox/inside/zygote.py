@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import errno
 import gc
 import os
 import resource
@@ -95,7 +96,7 @@ class Zygote:
             return
         with socket.socket(fileno=descriptors[0]) as theirs:
             try:
-                pid = kernel.clone(sum(kernel.NAMESPACES.values())) if self.tier >= 2 else os.fork()
+                pid = self._clone() if self.tier >= 2 else os.fork()
             except OSError as error:
                 what = f"namespaces ({', '.join(kernel.NAMESPACES)})" if self.tier >= 2 else "a process"
                 frames.send(self.control, {"error": f"{what}: {error.strerror}"})
@@ -104,6 +105,15 @@ class Zygote:
                 cell.live(theirs, self, request["limits"])
         self.cells.add(pid)
         frames.send(self.control, {"pid": pid})
+
+    def _clone(self) -> int:
+        """fork() into fresh namespaces. gVisor, which tier 3 has around it, has no cgroup namespaces."""
+        try:
+            return int(kernel.clone(sum(kernel.NAMESPACES.values())))
+        except OSError as error:
+            if self.tier < 3 or error.errno != errno.EINVAL:
+                raise
+        return int(kernel.clone(sum(kernel.NAMESPACES.values()) & ~kernel.CLONE_NEWCGROUP))
 
     def end(self) -> None:
         """End and collect all cells, so that nobody has to adopt them."""
