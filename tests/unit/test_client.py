@@ -126,9 +126,9 @@ def test_a_lost_reply_is_asked_for_again_under_a_new_identity_with_the_same_id(b
 
 def test_long_polls_are_not_sent_again_before_their_time(broker: FakeBroker) -> None:
     broker.answer = lambda fake, envelope: None if isinstance(envelope.header, m.LeaseWork) else m.Ack()
-    with client(broker, resend_s=0.2) as c:
-        future = c.call(m.LeaseWork(kind="generate", wait_s=1.0, version=0))
-        deadline = time.monotonic() + 0.8
+    with client(broker, resend_s=0.6) as c:
+        future = c.call(m.LeaseWork(kind="generate", wait_s=1.5, version=0))
+        deadline = time.monotonic() + 1.3
         while time.monotonic() < deadline:
             c.request(m.GetStatus(), timeout_s=5)
         assert len(broker.of_type(m.LeaseWork)) == 1
