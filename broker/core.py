@@ -10,10 +10,11 @@ from broker.ledger import Ledger
 from broker.meter import Meter, WaitCause
 from broker.peers import Peers
 from broker.queues import Deadlines
-from broker.records import Generated, Lease, LeaseOutcome, RefusalCode, Task
+from broker.records import Generated, Lease, LeaseOutcome, Task
 from broker.staleness import cancels_lease, too_old
 from broker.waiting import WaitingRoom
 from common.config import RunConfig
+from common.messages import RefusalCode
 
 MAX_FAILURES_KEPT = 100
 _MAX_FAILURE_TEXT = 600

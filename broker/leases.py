@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 
 from broker.queues import Deadlines
-from broker.records import EndedLease, Lease, LeaseOutcome, Refusal, RefusalCode, Request, RequestKey, Task, Waiter
+from broker.records import EndedLease, Lease, LeaseOutcome, Refusal, Request, RequestKey, Task, Waiter
 from common.histogram import Tally
-from common.messages import LeaseKind
+from common.messages import LeaseKind, RefusalCode
 
 MAX_REMEMBERED = 100_000
 WORK_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000)

@@ -15,10 +15,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from broker.ledger import MAX_EVAL_TASKS
-from broker.records import LeaseOutcome, Peer, RefusalCode
+from broker.records import LeaseOutcome, Peer
 from broker.state import State
 from common.histogram import Tally, histogram
-from common.messages import LeaseKind, Role
+from common.messages import LeaseKind, RefusalCode, Role
 
 STALENESS_BOUNDS = (0, 1, 2, 3, 4, 6, 8, 12, 16)
 ROUND_SECONDS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3)

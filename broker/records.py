@@ -7,21 +7,9 @@ from enum import StrEnum
 from typing import Literal
 
 from common.errors import ZeroqError
-from common.messages import Header, LeaseKind, Purpose, Role, RolloutMeta, Sampling, Verdict
+from common.messages import Header, LeaseKind, Purpose, RefusalCode, Role, RolloutMeta, Sampling, Verdict
 from common.wire import Payload
 
-RefusalCode = Literal[
-    "no_credit",
-    "lease_lost",
-    "cancelled",
-    "no_progress",
-    "invalid",
-    "unknown_task",
-    "unknown_peer",
-    "wrong_role",
-    "stale",
-    "version",
-]
 LeaseOutcome = Literal["submitted", "returned", "expired", "cancelled", "invalid", "stale", "undelivered"]
 MAX_DETAIL = 512
 

@@ -187,6 +187,7 @@ def _remedy(model: type[Section], location: list[str]) -> str:
 
 
 def known_keys(root: type[Section], location: list[str]) -> list[str]:
+    """Names that may stand at `location` of a configuration; list indices are passed through; none: no section."""
     model: Any = root
     for part in location:
         if typing.get_origin(model) is list:  # `part` is an index

@@ -69,6 +69,18 @@ SCHEMA_VERSION = 1
 Role = Literal["learner", "actor", "evaluator", "monitor"]
 Purpose = Literal["train", "eval"]
 LeaseKind = Literal["generate", "grade"]
+RefusalCode = Literal[
+    "no_credit",
+    "lease_lost",
+    "cancelled",
+    "no_progress",
+    "invalid",
+    "unknown_task",
+    "unknown_peer",
+    "wrong_role",
+    "stale",
+    "version",
+]
 
 WeightsEndpoint = Annotated[str, Field(max_length=256, pattern=r"^(static|tcp://[^/\s;]+:[0-9]{1,5})$")]
 """Where actors get weights: an address that they connect to, so never a path (ipc://)."""
@@ -238,18 +250,7 @@ class Refused(Header):
     """Not done, and why. `code` is for programs, `detail` for people."""
 
     type: Literal["refused"] = "refused"
-    code: Literal[
-        "no_credit",
-        "lease_lost",
-        "cancelled",
-        "no_progress",
-        "invalid",
-        "unknown_task",
-        "unknown_peer",
-        "wrong_role",
-        "stale",
-        "version",
-    ]
+    code: RefusalCode
     detail: Text
 
     def __str__(self) -> str:

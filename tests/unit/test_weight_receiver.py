@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,9 +23,53 @@ from common.wire import decode, encode
 from tests.integration.weights_fakes import FakeLLM, weights_config
 
 DEADLINE_S = 20.0
+LAYOUT = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
+DATA_B = np.arange(LAYOUT.total_bytes, dtype=np.int64).astype(np.uint8)
 
 
-async def _serve(socket: zmq.asyncio.Socket, layout: Layout, data_B: np.ndarray, settled: asyncio.Event) -> None:
+def _snapshot(request_id: int, version: int, offset: int = 0) -> Snapshot:
+    return Snapshot(
+        request_id=request_id, version=version, offset=offset, total_bytes=len(DATA_B), digest=digest_of(DATA_B)
+    )
+
+
+@dataclass
+class Beside:
+    """A receiver at work on a stand-in engine."""
+
+    llm: FakeLLM
+    receiver: WeightReceiver
+    versions: list[int]
+    running: asyncio.Task[None]
+
+
+@contextlib.asynccontextmanager
+async def beside(serve: Callable[[zmq.asyncio.Socket], Coroutine[Any, Any, None]]) -> AsyncIterator[Beside]:
+    """A receiver whose publisher is `serve`, which gets the socket."""
+    context = zmq.asyncio.Context()
+    socket = context.socket(zmq.ROUTER)
+    port = socket.bind_to_random_port("tcp://127.0.0.1")
+    llm, versions = FakeLLM(), []
+    receiver = WeightReceiver(
+        llm,
+        weights_config(),
+        endpoint=f"tcp://127.0.0.1:{port}",
+        name="a",
+        incarnation="1",
+        on_version=versions.append,
+    )
+    tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(serve(socket))]
+    try:
+        yield Beside(llm, receiver, versions, tasks[0])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        socket.close(linger=0)
+        context.term()
+
+
+async def _serve(socket: zmq.asyncio.Socket, settled: asyncio.Event) -> None:
     """Answer each Pull twice; `settled` once the actor has asked again three times with version 0 in its hands."""
     asked_with_version = 0
     while True:
@@ -35,50 +83,22 @@ async def _serve(socket: zmq.asyncio.Socket, layout: Layout, data_B: np.ndarray,
                 settled.set()
             reply, payload = NoWork(request_id=header.request_id), {}
         else:
-            chunk = data_B[header.offset : header.offset + 64]
-            payload = {"chunk": chunk}
+            payload = {"chunk": DATA_B[header.offset : header.offset + 64]}
             if header.offset == 0:
-                payload["manifest"] = layout.manifest()
-            reply = Snapshot(
-                request_id=header.request_id,
-                version=0,
-                offset=header.offset,
-                total_bytes=len(data_B),
-                digest=digest_of(data_B),
-            )
+                payload["manifest"] = LAYOUT.manifest()
+            reply = _snapshot(header.request_id, 0, header.offset)
         for _ in range(2):
             await socket.send_multipart([peer, *encode(reply, payload)])
 
 
 async def _loads_of_version_0() -> tuple[int, int | None]:
-    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
-    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
-    context = zmq.asyncio.Context()
-    socket = context.socket(zmq.ROUTER)
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    llm = FakeLLM()
-    receiver = WeightReceiver(
-        llm,
-        weights_config(),
-        endpoint=f"tcp://127.0.0.1:{port}",
-        name="a",
-        incarnation="1",
-        on_version=lambda _version: None,
-    )
     settled = asyncio.Event()
-    tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(_serve(socket, layout, data_B, settled))]
-    try:
+    async with beside(lambda socket: _serve(socket, settled)) as actor:
         await asyncio.wait_for(settled.wait(), DEADLINE_S)
-        return llm.calls.count("update"), receiver.version
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        socket.close(linger=0)
-        context.term()
+        return actor.llm.calls.count("update"), actor.receiver.version
 
 
-async def _serve_until_deaf(socket: zmq.asyncio.Socket, layout: Layout, data_B: np.ndarray, peers: list[bytes]) -> None:
+async def _serve_until_deaf(socket: zmq.asyncio.Socket, peers: list[bytes]) -> None:
     """Version 0 for the first identity, which is never answered again; version 1 for the next."""
     while True:
         peer, *frames = await socket.recv_multipart()
@@ -91,46 +111,18 @@ async def _serve_until_deaf(socket: zmq.asyncio.Socket, layout: Layout, data_B: 
         if header.have == version:
             reply, payload = NoWork(request_id=header.request_id), {}
         else:
-            payload = {"chunk": data_B, "manifest": layout.manifest()}
-            reply = Snapshot(
-                request_id=header.request_id,
-                version=version,
-                offset=0,
-                total_bytes=len(data_B),
-                digest=digest_of(data_B),
-            )
+            payload = {"chunk": DATA_B, "manifest": LAYOUT.manifest()}
+            reply = _snapshot(header.request_id, version)
         await socket.send_multipart([peer, *encode(reply, payload)])
 
 
 async def _versions_beside_a_deaf_publisher() -> tuple[list[int], int]:
-    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
-    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
-    context = zmq.asyncio.Context()
-    socket = context.socket(zmq.ROUTER)
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    versions: list[int] = []
     peers: list[bytes] = []
-    receiver = WeightReceiver(
-        FakeLLM(),
-        weights_config(),
-        endpoint=f"tcp://127.0.0.1:{port}",
-        name="a",
-        incarnation="1",
-        on_version=versions.append,
-    )
-    serving = asyncio.create_task(_serve_until_deaf(socket, layout, data_B, peers))
-    tasks = [asyncio.create_task(receiver.run()), serving]
-    try:
+    async with beside(lambda socket: _serve_until_deaf(socket, peers)) as actor:
         deadline = time.monotonic() + DEADLINE_S
-        while len(versions) < 2 and time.monotonic() < deadline:
+        while len(actor.versions) < 2 and time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        return versions, len(peers)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        socket.close(linger=0)
-        context.term()
+        return actor.versions, len(peers)
 
 
 @pytest.mark.usefixtures("no_leaked_processes")
@@ -146,54 +138,23 @@ def test_answers_that_come_twice_load_once() -> None:
 
 async def _offer_version_3_to_an_actor_at_5(wait_s: float) -> tuple[list[int], int, BaseException | None]:
     """Versions loaded, offers of the earlier one, and what the receiver raised within `wait_s`."""
-    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
-    data_B = np.arange(layout.total_bytes, dtype=np.int64).astype(np.uint8)
-    context = zmq.asyncio.Context()
-    socket = context.socket(zmq.ROUTER)
-    port = socket.bind_to_random_port("tcp://127.0.0.1")
-    versions: list[int] = []
-    offers = 0
-    receiver = WeightReceiver(
-        FakeLLM(),
-        weights_config(),
-        endpoint=f"tcp://127.0.0.1:{port}",
-        name="a",
-        incarnation="1",
-        on_version=versions.append,
-    )
+    offered: list[int] = []
 
-    async def serve() -> None:
-        nonlocal offers
+    async def serve(socket: zmq.asyncio.Socket) -> None:
         while True:
             peer, *frames = await socket.recv_multipart()
             header = decode(frames).header
             if isinstance(header, Pull):
-                version = 3 if versions else 5
-                offers += version == 3
-                reply = Snapshot(
-                    request_id=header.request_id,
-                    version=version,
-                    offset=0,
-                    total_bytes=len(data_B),
-                    digest=digest_of(data_B),
-                )
-                payload = {"chunk": data_B, "manifest": layout.manifest()}
-                await socket.send_multipart([peer, *encode(reply, payload)])
+                offered.append(3 if actor.versions else 5)
+                payload = {"chunk": DATA_B, "manifest": LAYOUT.manifest()}
+                await socket.send_multipart([peer, *encode(_snapshot(header.request_id, offered[-1]), payload)])
 
-    running = asyncio.create_task(receiver.run())
-    tasks = [running, asyncio.create_task(serve())]
-    try:
+    async with beside(serve) as actor:
         deadline = time.monotonic() + DEADLINE_S
-        while offers < 3 and not running.done() and time.monotonic() < deadline:
+        while offered.count(3) < 3 and not actor.running.done() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
-        await asyncio.wait({running}, timeout=wait_s)
-        return versions, offers, running.exception() if running.done() else None
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        socket.close(linger=0)
-        context.term()
+        await asyncio.wait({actor.running}, timeout=wait_s)
+        return actor.versions, offered.count(3), actor.running.exception() if actor.running.done() else None
 
 
 @pytest.mark.usefixtures("no_leaked_processes")
