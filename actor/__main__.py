@@ -66,7 +66,7 @@ async def _serve(
 
     def loaded(version: int) -> None:
         nonlocal ready
-        engine.set_version(version)
+        engine.weights_changed()
         if not ready:
             ready = True
             record_event(process.paths, "actor_ready", name=process.name, version=version)

@@ -42,8 +42,8 @@ class Engine:
 
     def __init__(self, llm: Any, *, loaded_version: int = 0) -> None:
         self.llm = llm
-        self.version = loaded_version
         self._loaded_version = loaded_version
+        self._num_loads = 0
         self._tokenizer = llm.get_tokenizer()
         self._max_model_len = int(llm.model_config.max_model_len)
         self._running: dict[str, int] = {}  # request id -> tokens of it seen so far
@@ -106,14 +106,14 @@ class Engine:
         sampling: Sampling,
         group_size: int,
         *,
-        salt: str,
         request_id: str,
+        salt: str | None = None,
     ) -> GeneratedGroup:
         """Sample `group_size` completions of one prompt.
 
-        `salt` (the policy version) keeps the key-value cache of prompts apart, so that a request never starts from
-        prefixes computed with older weights. Cancelling the awaiting task aborts the request. Raises PromptRefused,
-        GenerationAborted, EngineDied.
+        Requests with the same `salt` share the key-value cache of their prompts; without one, those do that begin with
+        the same load of weights, so that none starts from prefixes computed with others. Cancelling the awaiting task
+        aborts the request. Raises PromptRefused, GenerationAborted, EngineDied.
         """
         from vllm.exceptions import VLLMClientError
         from vllm.inputs.engine import tokens_input
@@ -121,7 +121,7 @@ class Engine:
 
         if len(prompt_ids) >= self._max_model_len:
             raise PromptRefused(f"prompt of {len(prompt_ids)} tokens; the model's context is {self._max_model_len}")
-        prompt = tokens_input(prompt_ids, cache_salt=salt)
+        prompt = tokens_input(prompt_ids, cache_salt=salt or f"load-{self._num_loads}")
         # vLLM refuses n > 1 for greedy sampling: one completion stands for all.
         copies = group_size if sampling.temperature == 0 else 1
         self._began_at[request_id] = self.tokens_generated
@@ -174,9 +174,10 @@ class Engine:
         """Rollouts that vLLM holds, sampling or waiting."""
         return int(self.llm.get_num_unfinished_requests())
 
-    def set_version(self, version: int) -> None:
-        """Tell which policy version the weights now loaded are (the weight receiver labels them inside vLLM)."""
-        self.version = version
+    def weights_changed(self) -> None:
+        """Tell that other weights are loaded now. Of every load: versions are no measure, since a learner that begins
+        anew, or goes on from an older checkpoint, gives other weights the versions that there have been."""
+        self._num_loads += 1
 
     async def watch(self) -> None:
         """Return never; raise EngineDied soon after the engine's process died."""

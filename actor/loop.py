@@ -40,10 +40,8 @@ class Broker(Protocol):
 class Sampler(Protocol):
     """actor.engine.Engine."""
 
-    version: int
-
     async def generate_group(
-        self, prompt_ids: list[int], sampling: Sampling, group_size: int, *, salt: str, request_id: str
+        self, prompt_ids: list[int], sampling: Sampling, group_size: int, *, request_id: str
     ) -> GeneratedGroup: ...
 
     def progress(self, request_id: str) -> int: ...
@@ -174,7 +172,6 @@ class Actor:
                 envelope.array("prompt_ids", "int32").tolist(),
                 lease.sampling,
                 lease.group_size,
-                salt=str(self._engine.version),
                 request_id=request_id,
             )
         )

@@ -43,7 +43,7 @@ class Monitoring:
     def __init__(self, paths: RunPaths) -> None:
         self.folder = paths.root / NAME
         self._paths = paths
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
         self._written: str | None = None
         self.folder.mkdir(exist_ok=True)
         if RULES.is_file():

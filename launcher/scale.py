@@ -38,7 +38,7 @@ class ActorScale:
 
     def __init__(self, config: RunConfig, paths: RunPaths, placement: Placement) -> None:
         self._config, self._paths, self._placement = config, paths, placement
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
         self._applied: str | None = None
 
     def apply(self, pool: Pool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 from common.lifecycle import RunPaths, StopFlag, record_event
 from learner.ranks import Ranks
+
+log = logging.getLogger(__name__)
 
 PHASE_LIMIT_S = {"loading": 3600.0, "tokenising": 3600.0}
 """How long a phase may be silent, seconds, if not as long as a collective may take: large models, slow volumes."""
@@ -31,6 +34,7 @@ class Phases:
         """Announce a phase of the run and measure it."""
         if self.ranks.first:
             record_event(self.paths, "phase", name=name)
+            log.info("%s", name.replace("_", " "))
         self.ranks.beat(name, PHASE_LIMIT_S.get(name))
         began = time.monotonic()
         try:

@@ -115,6 +115,17 @@ def export_update(figures: StepFigures) -> None:
             gauge.labels(label).set(value)
 
 
+def step_line(step: int, of: int, batch: BatchFigures, figures: StepFigures, times: dict[str, float]) -> str:
+    """A step for whoever reads the learner's log: is it learning, how old are the tokens, where did the time go."""
+    entropy = "" if figures.entropy is None else f"entropy {figures.entropy:.3f}, "
+    parts = ", ".join(f"{part} {seconds:.1f}" for part, seconds in times.items() if part != "step")
+    return (
+        f"step {step}/{of}: reward {batch.reward:.3f}, length {batch.mean_length:.1f}, {entropy}"
+        f"gradient norm {figures.grad_norm:.3f}, staleness up to {max(batch.staleness, default=0)}; "
+        f"{times['step']:.1f} s ({parts})"
+    )
+
+
 def step_record(batch: BatchFigures, figures: StepFigures) -> dict[str, Any]:
     """The figures of a step under their names in metrics.jsonl. `kl` is there only with a reference policy."""
     trained = sum(batch.staleness.values())

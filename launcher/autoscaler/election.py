@@ -64,10 +64,15 @@ class Election:
         """Whether this candidate may act right now."""
         return self._clock() < self._leads_until
 
+    @property
+    def due(self) -> bool:
+        """Whether it is time to try to become or stay leader."""
+        return self._clock() >= self._next_attempt
+
     def step(self) -> bool:
         """Try to become or stay leader if it is time for that; `leads`. Errors of the API server pass through; they
         cost the leadership only if they last."""
-        if self._clock() >= self._next_attempt:
+        if self.due:
             self._next_attempt = self._clock() + self._retry_s
             self._attempt()
         return self.leads

@@ -72,7 +72,7 @@ class Rig:
     async def sample(self, size: int, prompt: list[int] = PROMPT, **sampling: Any) -> GeneratedGroup:
         self.count += 1
         params = Sampling(**{"max_tokens": 40, **sampling})
-        return await self.engine.generate_group(prompt, params, size, salt="0", request_id=f"r{self.count}")
+        return await self.engine.generate_group(prompt, params, size, request_id=f"r{self.count}")
 
     def close(self) -> None:
         async def shutdown() -> None:
@@ -142,6 +142,24 @@ def test_logprobs_equal_transformers(rig: Rig, prompt: list[int], temperature: f
     assert difference.max() <= 1e-3
     other = np.abs(group.logprobs - reference_logprobs(rig.model, prompt, group, 2 * temperature))
     assert other.max() > 0.1, "the model tells temperatures apart"
+
+
+def test_no_request_starts_from_prefixes_that_other_weights_computed(rig: Rig, tmp_path: Path) -> None:
+    """Whatever version they have: a learner that begins anew gives other weights the versions that there have been."""
+    make_model(tmp_path / "other", seed=1)
+
+    def load(path: Path) -> None:
+        rig.run(lambda: rig.engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)}))
+        rig.engine.weights_changed()
+
+    try:
+        for path in (rig.model, tmp_path / "other"):
+            load(path)
+            group = rig.group(prompt=LONG_PROMPT)
+            want = reference_logprobs(path, LONG_PROMPT, group, 1.0)
+            assert np.abs(group.logprobs - want).max() <= 1e-3
+    finally:
+        load(rig.model)
 
 
 def test_a_warm_up_is_forgotten(rig: Rig) -> None:

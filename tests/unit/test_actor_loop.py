@@ -78,7 +78,6 @@ class FakeEngine:
     """Generates when `go` is set; `aborted` lists requests that were cancelled."""
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.version = 3
         self.go = asyncio.Event()
         self.died = asyncio.Event()
         self.error = error
@@ -87,9 +86,9 @@ class FakeEngine:
         self.tokens = 0
 
     async def generate_group(
-        self, prompt_ids: list[int], sampling: Sampling, group_size: int, *, salt: str, request_id: str
+        self, prompt_ids: list[int], sampling: Sampling, group_size: int, *, request_id: str
     ) -> GeneratedGroup:
-        self.calls.append({"prompt_ids": prompt_ids, "group_size": group_size, "salt": salt, "id": request_id})
+        self.calls.append({"prompt_ids": prompt_ids, "group_size": group_size, "id": request_id})
         try:
             if self.error is not None:
                 raise self.error
@@ -197,7 +196,6 @@ def test_leases_are_generated_and_submitted() -> None:
         assert scene.engine.calls[0] == {
             "prompt_ids": [1, 2, 3],
             "group_size": 2,
-            "salt": "3",
             "id": "lease-task0.7",
         }
         assert not scene.broker.of(ReturnLease)

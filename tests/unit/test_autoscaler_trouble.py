@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from common.messages import Drain
+from common.messages import Drain, WorkRole
 from launcher.autoscaler.kubernetes import KubernetesPool, deployments
 from launcher.autoscaler.loop import make_rounds
 from launcher.autoscaler.scaler import Autoscaler
@@ -130,9 +130,9 @@ def test_a_fleet_far_above_the_ceiling_goes_in_steps(fake: FakeKubernetes, clust
     rig, sizes = Rig(cluster), []
     drain = rig.source.drain
 
-    def checked(names: list[str], for_s: float) -> None:
-        Drain(names=names, for_s=for_s)
-        drain(names, for_s)
+    def checked(role: WorkRole, names: list[str], for_s: float) -> None:
+        Drain(role=role, names=names, for_s=for_s)
+        drain(role, names, for_s)
 
     rig.rounds = make_rounds(make_config(), cluster, _with(rig.source, checked), "a", dry_run=False, clock=rig.clock)
     for _ in range(12):
@@ -170,7 +170,7 @@ class ForgetfulBroker:
         self.hears = True
         self.autoscaler = Autoscaler(make_config(), pool, self.drain, roles=("evaluator",))
 
-    def drain(self, names: Sequence[str], for_s: float) -> None:
+    def drain(self, role: str, names: Sequence[str], for_s: float) -> None:
         self.heard.append((list(names), for_s))
         if self.hears:
             self.draining |= dict.fromkeys(names, for_s)
@@ -237,3 +237,18 @@ def test_one_actor_key_does_not_make_evaluators_of_actors() -> None:
     tree["autoscaler"] = {"actors": {"max": 16}}
     actors = RunConfig.model_validate(tree).autoscaler.actors
     assert (actors.max, actors.max_step, actors.scale_up_after_s, actors.scale_down_after_s) == (16, 1, 30.0, 300.0)
+
+
+def test_an_api_server_that_is_away_is_asked_ever_more_seldom(
+    fake: FakeKubernetes, cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="launcher.autoscaler.loop")
+    rig = Rig(cluster)
+    fake.faults.append(Fault(500, path="leases", times=1000))
+    rig.round(60)
+    assert 1000 - fake.faults[0].times <= 9  # pauses of 1, 2, 4, ... 30 s
+    assert "works again" not in caplog.text  # a round in which nothing was due proves nothing
+    assert caplog.text.count("500") == 1
+    fake.faults.clear()
+    rig.round(40)
+    assert caplog.text.count("Lease: works again after") == 1
