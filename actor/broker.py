@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping
 
 from common.client import BrokerClient
-from common.errors import BrokerUnavailable, KeyRefused, RunFailure, UserError
+from common.errors import BrokerUnavailable, NotLetIn, RunFailure, UserError
 from common.messages import Header
 from common.wire import Array, Envelope
 
@@ -28,7 +28,7 @@ class Broker:
             future = asyncio.wrap_future(self._client.call(header, payload))
             future.add_done_callback(_retrieve)
             return await asyncio.shield(future)
-        except KeyRefused as error:
+        except NotLetIn as error:
             raise UserError(str(error)) from None
         except BrokerUnavailable as error:
             raise RunFailure(f"the broker is gone: {error}") from error

@@ -26,7 +26,7 @@ from actor.follow import STATIC
 from common.cli import Process
 from common.client import configure_socket, send_frames
 from common.curve import Dialler
-from common.errors import BrokerUnavailable, KeyRefused, RunFailure, UserError, WireError
+from common.errors import BrokerUnavailable, NotLetIn, RunFailure, SchemaMismatch, UserError, WireError
 from common.introduction import connect
 from common.keys import Keys
 from common.lifecycle import StopFlag
@@ -130,7 +130,7 @@ def learners_model(process: Process, keys: Keys | None) -> LearnersModel | None:
             def find() -> str | None:
                 try:
                     return client.hello(_HELLO_TIMEOUT_S).weights_endpoint
-                except KeyRefused as error:
+                except NotLetIn as error:
                     raise UserError(str(error)) from None
                 except BrokerUnavailable as error:
                     log.warning("%s", error)
@@ -155,7 +155,7 @@ def wait_for_model(
     """Get the files from whichever learner `find_learner` (asks the broker) names, into `folder`.
 
     None when a stop is asked for meanwhile; `alive` is called as long as it waits. UserError when that learner serves
-    no files, RunFailure when what it sends is bad again and again.
+    no files or speaks another schema version, RunFailure when what it sends is bad again and again.
     """
     num_bad, told_at = 0, time.monotonic()
     while not stop:
@@ -171,6 +171,8 @@ def wait_for_model(
                 files.write(folder)
                 log.info("model files from %s: %s", endpoint, ", ".join(file.name for file in files.files))
                 return LearnersModel(folder, files.digest)
+        except SchemaMismatch as error:
+            raise UserError(f"{endpoint}: {error}") from None
         except WireError as error:
             num_bad += 1
             log.warning("model files refused: %s", error)

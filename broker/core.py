@@ -9,7 +9,7 @@ from broker.leases import LeaseBook
 from broker.ledger import Ledger
 from broker.meter import Meter, WaitCause
 from broker.peers import Peers
-from broker.queues import Deadlines
+from broker.queues import DeadlineKey, Deadlines
 from broker.records import Generated, Lease, LeaseOutcome, Task
 from broker.staleness import cancels_lease, too_old
 from broker.waiting import WaitingRoom
@@ -17,6 +17,7 @@ from common.config import RunConfig
 from common.messages import RefusalCode
 
 MAX_FAILURES_KEPT = 100
+SPARE_ALARMS = 1000
 _MAX_FAILURE_TEXT = 600
 
 
@@ -51,13 +52,25 @@ class Core:
         self.meter.advance(self.learner_waits_for(now), now)
         self.ledger.now = now
 
+    def forget_outdated_alarms(self) -> None:
+        """Once most alarms are for what has ended: leases that are taken and returned, and polls that are answered, as
+        fast as a peer can, leave one each for minutes. As cheap as adding them was."""
+        lines = self.waiting.lines.values()
+        if len(self.deadlines) <= 2 * (len(self.leases.active) + sum(map(len, lines))) + SPARE_ALARMS:
+            return
+        alarms: list[tuple[float, DeadlineKey]] = []
+        alarms += ((lease.deadline, ("lease", lease_id)) for lease_id, lease in self.leases.active.items())
+        alarms += ((waiter.deadline, ("waiter", key)) for line in lines for key, waiter in line.items())
+        self.deadlines.replace(alarms)
+
     def learner_waits_for(self, now: float) -> WaitCause | None:
         """Why there is no group for a learner that waits for one; None while it does not."""
         if not self.waiting.lines["train"]:
             return None
         if self.ledger.queues["grade"]:
             return "grading"
-        idle = any(not self.drains.holds(waiter.name, now) for waiter in self.waiting.lines["generate"].values())
+        waiters = self.waiting.lines["generate"].values()
+        idle = any(not self.drains.holds(waiter.role, waiter.name, now) for waiter in waiters)
         in_work = bool(self.ledger.queues["generate"]) or self.leases.num_active["generate"] > 0
         return "actors" if in_work and not idle else "other"
 

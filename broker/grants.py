@@ -63,7 +63,7 @@ def group_reply(task: Task, waiter: Waiter | Request, now: float) -> Reply:
 def _grant_leases(core: Core, kind: LeaseKind, now: float, replies: list[Reply]) -> None:
     line, queue = core.waiting.lines[kind], core.ledger.queues[kind]
     for waiter in list(line.values()) if queue else ():
-        if core.drains.holds(waiter.name, now):
+        if core.drains.holds(waiter.role, waiter.name, now):
             continue
         train = kind == "grade" or not core.paced or core.ledger.pace.may_start(waiter.version, core.version)
         task_id = queue.pop(train=train)

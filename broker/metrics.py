@@ -143,8 +143,12 @@ def _counters(now: _Snapshot) -> Iterator[Metric]:
         ("tokens_generated", "Tokens of accepted groups.", counters["tokens_generated"]),
         ("attempts_failed", "Attempts that failed.", counters["attempts_failed"]),
         ("learner_starts", "Incarnations of the learner that registered.", now.num_learner_starts),
-        ("messages_undecodable", "Messages that broke the wire contract.", now.num_undecodable),
-        ("replies_undeliverable", "Replies whose receiver was gone.", now.num_undeliverable),
+        (
+            "messages_undecodable",
+            "Messages that broke the wire contract or were of another schema version.",
+            now.num_undecodable,
+        ),
+        ("replies_undeliverable", "Replies whose receiver was gone or did not read.", now.num_undeliverable),
     ):
         yield CounterMetricFamily(_name(name), text, value=value)
     stages = {(stage,): counters[f"groups_{stage}"] for stage in _STAGES}

@@ -83,9 +83,17 @@ class Deadlines:
         self._heap: list[tuple[float, int, DeadlineKey]] = []
         self._sequence = itertools.count()
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def add(self, at: float, key: DeadlineKey) -> None:
         """Ring at `at`."""
         heapq.heappush(self._heap, (at, next(self._sequence), key))
+
+    def replace(self, alarms: Iterable[tuple[float, DeadlineKey]]) -> None:
+        """Forget all alarms but these."""
+        self._heap = [(at, next(self._sequence), key) for at, key in alarms]
+        heapq.heapify(self._heap)
 
     def next(self) -> float | None:
         """Earliest alarm."""

@@ -1,7 +1,8 @@
 """The broker's shell: one ROUTER socket per role around the state machine, open to the keys of that role only.
 
 One thread, one loop, poll and drain (3.3x faster than asyncio here). Whatever a peer sends, the broker goes on: what
-cannot be decoded is counted and refused, a reply whose receiver is gone is counted and its lease goes back.
+cannot be decoded is counted and refused, a reply whose receiver is gone, or reads nothing, is counted and its lease
+goes back.
 """
 
 from __future__ import annotations
@@ -22,25 +23,33 @@ from broker.metrics import BrokerCollector
 from broker.records import Reply
 from broker.state import State
 from common.cli import Process
-from common.client import configure_socket, send_frames
+from common.client import bound_unread, configure_socket, send_frames
 from common.config import BrokerSection, RunConfig
 from common.curve import CAUSES, Cause, Gate
-from common.errors import UserError, WireError
+from common.errors import SchemaMismatch, UserError, WireError
 from common.keys import Keys
 from common.lifecycle import StopFlag, write_atomic
 from common.messages import Refused, Role
 from common.metrics import REGISTRY
+from common.seldom import Seldom
 from common.wire import MAX_FRAMES, MAX_HEADER_BYTES, decode, encode
 
 log = logging.getLogger(__name__)
 
 ROLES: tuple[Role, ...] = ("learner", "actor", "evaluator", "monitor")
+DOES_NOT_COMPARE = 1
+"""The schema version whose processes read nothing of another one: they are answered in theirs."""
 MAX_MESSAGES_PER_ROUND = 1000
 MAX_POLL_S = 0.2
 MAX_OPEN_FILES = 65_536
 CARRIES_FRAMES: frozenset[Role] = frozenset({"learner", "actor"})
 """Roles that send more than a header. libzmq makes room for a frame before it knows whose it is, so that the bound of
 the other sockets is what their strangers can make the broker hold."""
+MAX_UNREAD = 1000
+"""Replies that wait for one peer to read them; an honest one never has so many requests open. Not the learner's, which
+adds as many tasks at once as there is credit for, and would wait for the answers that were dropped."""
+MAX_FAILURE_LINES = 100
+"""Of failed attempts, in a minute."""
 METRICS_EVERY_S = 0.5
 STUCK_S = 30.0  # a round longer than this and the process says that it is not alive
 
@@ -76,6 +85,7 @@ class Server:
         self.num_undecodable = 0
         self.num_undeliverable = 0
         self.auth_failures: dict[tuple[str, str], int] = {(role, cause): 0 for role in ROLES for cause in CAUSES}
+        self._seldom, self._failure_lines = Seldom(), Seldom(MAX_FAILURE_LINES)
         self.endpoints: dict[Role, str] = {}
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._sockets: dict[Role, zmq.Socket[bytes]] = {}
@@ -121,8 +131,7 @@ class Server:
                 if socket in ready:
                     self._drain(role, socket)
             self._perform(self.state.tick(time.monotonic()))
-            while self.state.core.failures:
-                log.warning("%s", self.state.core.failures.popleft())
+            self._log_failures()
             self.collector.rounds.add(time.monotonic() - began)
             if time.monotonic() - refreshed > METRICS_EVERY_S:
                 refreshed = time.monotonic()
@@ -157,15 +166,22 @@ class Server:
                 continue
             self._perform(self.state.handle(peer, role, envelope, time.monotonic()))
 
+    def _log_failures(self) -> None:
+        failures = self.state.core.failures
+        while failures:
+            failure = failures.popleft()
+            if (note := self._failure_lines.note()) is not None:
+                log.warning("%s%s", failure, note)
+
     def _perform(self, replies: list[Reply]) -> None:
-        """Send replies; what an unreachable peer leaves behind may become another peer's reply."""
+        """Send replies; what a peer leaves behind that is unreachable, or reads nothing, may become another's reply."""
         while replies:
             failed = []
             for reply in replies:
                 try:
                     send_frames(self._sockets[reply.role], [reply.peer, *encode(reply.header, reply.payload)])
                 except zmq.ZMQError as error:
-                    if error.errno != zmq.EHOSTUNREACH:
+                    if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                         raise
                     self.num_undeliverable += 1
                     failed.append(reply)
@@ -177,12 +193,17 @@ class Server:
         self.auth_failures[socket, cause] += 1
 
     def _refuse(self, peer: bytes, role: Role, frames: list[bytes], error: WireError) -> None:
-        """Count a message that breaks the wire contract; tell its sender if it left a request id to answer to."""
+        """Count a message that breaks the wire contract; tell its sender if it left a request id to answer to.
+
+        Who speaks another schema version sees that by the answer, whatever else is in it, if it compares versions."""
         self.num_undecodable += 1
-        log.warning("message on the %s socket refused: %s", role, str(error)[:300])
+        if (note := self._seldom.note(role, type(error).__name__)) is not None:
+            log.warning("message on the %s socket refused: %s%s", role, str(error)[:300], note)
         request_id = _request_id(frames)
         if request_id is not None:
             header = Refused(request_id=request_id, code="invalid", detail=str(error)[:512])
+            if isinstance(error, SchemaMismatch) and error.theirs == DOES_NOT_COMPARE:
+                header = header.model_copy(update={"v": DOES_NOT_COMPARE})
             self._perform([Reply(peer, role, header)])
 
 
@@ -192,6 +213,8 @@ def _bind(
     socket = context.socket(zmq.ROUTER)
     configure_socket(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    if role != "learner":
+        bound_unread(socket, MAX_UNREAD)
     socket.setsockopt(zmq.MAXMSGSIZE, config.max_message_bytes if role in CARRIES_FRAMES else MAX_HEADER_BYTES)
     port = config.ports.get(role, 0)
     if gate is not None:

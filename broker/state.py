@@ -110,6 +110,7 @@ class State:
                 waiter = self.core.waiting.overdue(key[1], now)
                 if waiter is not None:
                     replies.append(Reply(waiter.peer, waiter.role, m.NoWork(request_id=waiter.request_id)))
+        self.core.forget_outdated_alarms()
         grants.dispatch(self.core, now, replies)
         return replies
 
@@ -159,7 +160,7 @@ class State:
         if header.role != request.role:
             raise Refusal("wrong_role", f"{header.name} says hello as {header.role} on the {request.role} socket")
         if not core.peers.knows(request.role, header.incarnation):
-            core.drains.end(header.name)
+            core.drains.end(request.role, header.name)
         again = core.peers.learner is not None
         if core.peers.introduce(request.role, request.peer, header, request.now):
             self._learner.start(header, again=again, now=request.now)

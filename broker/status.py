@@ -84,7 +84,11 @@ def _peers(core: Core, now: float) -> list[dict[str, Any]]:
     """As many as fit: first those that are drained, then by leases held, then the most recently seen."""
     listed, size = [], 0
     held = Counter((lease.kind, lease.holder) for lease in core.leases.active.values())
-    for peer in sorted(core.peers.recent(), key=lambda p: (not core.drains.holds(p.name, now), -_held(held, p))):
+
+    def precedence(peer: Peer) -> tuple[bool, int]:
+        return not core.drains.holds(peer.role, peer.name, now), -_held(held, peer)
+
+    for peer in sorted(core.peers.recent(), key=precedence):
         size += 96 + 4 * (len(peer.name) + len(peer.incarnation))
         if size > MAX_PEER_LIST_BYTES:
             break

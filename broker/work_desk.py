@@ -108,7 +108,7 @@ class WorkDesk:
 
     def drain(self, header: m.Drain, request: Request) -> Header:
         """No new leases for the processes named, for a while."""
-        self._core.drains.begin(header.names, request.now + header.for_s, request.now)
+        self._core.drains.begin(header.role, header.names, request.now + header.for_s, request.now)
         return m.Ack()
 
     def expire(self, lease: Lease, now: float) -> None:

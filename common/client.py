@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from common.curve import Dialler
-from common.errors import BrokerUnavailable, KeyRefused, UserError, WireError
+from common.errors import BrokerUnavailable, NotLetIn, SchemaMismatch, UserError, WireError
 from common.keys import Keys
 from common.messages import Header, Hello, Refused, Role, Welcome
 from common.wire import COPY_THRESHOLD_BYTES, Array, Envelope, decode, encode
@@ -46,6 +46,13 @@ def configure_socket(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 1500)
     socket.setsockopt(zmq.HEARTBEAT_TTL, 1500)
+
+
+def bound_unread(socket: zmq.Socket[bytes], num_messages: int) -> None:
+    """Have a ROUTER (with ROUTER_MANDATORY) hold no more than so many messages for a peer that does not read: sending
+    one more raises zmq.Again."""
+    socket.setsockopt(zmq.SNDHWM, num_messages)
+    socket.setsockopt(zmq.SNDTIMEO, 0)
 
 
 def send_frames(socket: zmq.Socket[bytes], frames: list[bytes | memoryview]) -> None:
@@ -122,10 +129,11 @@ class BrokerClient:
         self.close()
 
     def hello(self, timeout_s: float = 30.0) -> Welcome:
-        """Introduce this incarnation; BrokerUnavailable if nobody answers, UserError if our key is of no use there."""
+        """Introduce this incarnation; BrokerUnavailable if nobody answers, UserError if our key is of no use there, or
+        one of us speaks another schema version."""
         try:
             header = self.request(self._hello, timeout_s=timeout_s).header
-        except KeyRefused as refused:
+        except NotLetIn as refused:
             raise UserError(str(refused)) from None
         if not isinstance(header, Welcome):
             raise BrokerUnavailable(f"{self._endpoint}: expected a welcome, got {header}")
@@ -158,7 +166,7 @@ class BrokerClient:
             return self.call(header, payload).result(timeout_s)
         except TimeoutError:
             if (suspicion := self._dialler.suspicion) is not None:
-                raise KeyRefused(suspicion) from None
+                raise NotLetIn(suspicion) from None
             raise BrokerUnavailable(
                 f"{self._endpoint}: no reply to {getattr(header, 'type', '?')} within {timeout_s} s"
             ) from None
@@ -218,7 +226,7 @@ class BrokerClient:
                 if self._lost is not None:
                     _fail(pending, BrokerUnavailable(self._lost))
                 if (refusal := self._dialler.refused()) is not None:
-                    _fail(pending, KeyRefused(refusal))
+                    _fail(pending, NotLetIn(refusal))
                     if not self._closed.wait(_DIAL_AGAIN_S):
                         socket = self._reconnect(socket)
                 if self._overdue(pending):
@@ -261,6 +269,9 @@ class BrokerClient:
                 return
             try:
                 envelope = decode(frames)
+            except SchemaMismatch as error:
+                _fail(pending, NotLetIn(f"{self._endpoint}: {error}"))
+                continue
             except WireError as error:
                 log.error("reply refused: %s", error)
                 continue

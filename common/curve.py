@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import time
 import uuid
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -25,6 +24,7 @@ from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from common.keys import KeyRole, Keys
+from common.seldom import Seldom
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ no_key       the connection ended in the handshake, before any key was shown
 _ZAP = "inproc://zeromq.zap.01"
 _FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 _USER_ID = "User-Id"
-_TELL_EVERY_S = 60.0
 _MAX_ANSWERS = 256
 _SUSPICIOUS = 3
 """A server that dies breaks off a handshake or two; so many in a row mean that the keys do not fit."""
@@ -133,7 +132,7 @@ class Gate:
         self._keys, self._refused = keys, refused
         self._roles: dict[str, KeyRole] = {}
         self._events: dict[str, _Events] = {}
-        self._told: dict[tuple[str, Cause], float] = {}
+        self._seldom = Seldom()
         self._owners: dict[bytes, KeyRole] = {key: role for role, key in keys.peers.items()}
         self.socket = context.socket(zmq.REP)
         self.socket.setsockopt(zmq.LINGER, 0)
@@ -188,10 +187,8 @@ class Gate:
 
     def _refuse(self, name: str, cause: Cause, origin: str = "") -> None:
         self._refused(name, cause)
-        now = time.monotonic()
-        if now - self._told.get((name, cause), -_TELL_EVERY_S) >= _TELL_EVERY_S:  # a wrong key tries ten times a second
-            self._told[name, cause] = now
-            log.warning("a connection%s to the %s socket was refused: %s", origin, name, cause)
+        if (note := self._seldom.note(name, cause)) is not None:  # a wrong key tries ten times a second
+            log.warning("a connection%s to the %s socket was refused: %s%s", origin, name, cause, note)
 
 
 def _cause(protocol_error: int | None) -> Cause:

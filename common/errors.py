@@ -26,12 +26,22 @@ class WireError(ZeroqError):
     """A received message breaks the wire contract (bounds, digest, schema). The message is refused, never trusted."""
 
 
+class SchemaMismatch(WireError):
+    """A received message is of another schema version than this process's; `theirs` is None if it states none."""
+
+    def __init__(self, theirs: int | None, ours: int) -> None:
+        came = "no schema version" if theirs is None else f"schema version {theirs}"
+        age = "newer" if theirs is not None and theirs > ours else "older"
+        super().__init__(f"{came} came, {ours} is spoken here: the sender is {age}; give all processes one image tag")
+        self.theirs = theirs
+
+
 class BrokerUnavailable(ZeroqError):
     """The broker did not answer within the deadline."""
 
 
-class KeyRefused(BrokerUnavailable):
-    """The server does not let this process in: its key, or security.mode, is not what the server expects."""
+class NotLetIn(BrokerUnavailable):
+    """The server has no business with this process: key, security.mode or schema version is not what it expects."""
 
 
 class LeaseLost(ZeroqError):

@@ -10,6 +10,9 @@ can read a secret can act in its role; nothing else about a process is trusted.
 
 from __future__ import annotations
 
+import functools
+import ipaddress
+import logging
 import os
 import shutil
 import stat
@@ -26,6 +29,8 @@ from zmq.utils import z85
 from common.config import RunConfig
 from common.errors import UserError
 from common.lifecycle import RunPaths
+
+log = logging.getLogger(__name__)
 
 KeyRole = Literal["broker", "learner", "actor", "evaluator", "monitor"]
 KEY_ROLES: tuple[KeyRole, ...] = get_args(KeyRole)
@@ -61,12 +66,14 @@ class Keys:
 
     @classmethod
     def for_process(cls, config: RunConfig, paths: RunPaths, role: KeyRole) -> Keys | None:
-        """The keys with which `role` takes part in a run; None with `security.mode: off`.
+        """The keys with which `role` takes part in a run; None with `security.mode: off`, of which the log warns once
+        where others than this machine's processes can be at the other end.
 
         Without `security.keys` all processes of the run share RUN_DIR/keys, which the first of them makes. UserError
         for a folder that will not do.
         """
         if config.security.mode == "off":
+            warn_of_plaintext(_addresses(config, role))
             return None
         folder = _named_folder(config)
         if folder is not None:
@@ -97,6 +104,45 @@ class Keys:
                     "make keys anew with zeroq keygen"
                 )
         return cls(role, folder, public, secret, peers)
+
+
+def warn_of_plaintext(addresses: Mapping[str, str | None]) -> None:
+    """One line in the log for those that are not this machine's own; `addresses` are hosts by the option that names
+    them."""
+    public = [f"{option}={host}" for option, host in addresses.items() if host is not None and not _is_loopback(host)]
+    if public:
+        _warn_once(
+            f"security.mode is off: without keys and in plaintext at {', '.join(public)}, where whoever reaches the "
+            "sockets reads prompts, answers and weights and is believed to have their role; set security.mode=curve "
+            "(zeroq keygen; docs/security.md)"
+        )
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    log.warning("%s", line)
+
+
+def _addresses(config: RunConfig, role: KeyRole) -> dict[str, str | None]:
+    """Where `role` listens and where it dials, by the options that say so."""
+    broker, weights = config.broker, config.weights
+    if role == "broker":
+        return {"broker.host": broker.host}
+    dials: dict[str, str | None] = {"broker.address": broker.address}
+    if broker.address is None and broker.host not in ("0.0.0.0", "*"):  # those are dialled by 127.0.0.1
+        dials = {"broker.host": broker.host}
+    if role == "learner":
+        dials["weights.host"] = weights.host
+    elif role == "actor":
+        dials["weights.host" if weights.address is None else "weights.address"] = weights.address or weights.host
+    return dials
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name, or *
+        return host == "localhost"
 
 
 def check_keys(config: RunConfig, role: KeyRole) -> None:

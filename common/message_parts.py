@@ -1,10 +1,25 @@
-"""What messages are made of: bounded scalars, and the strict models that headers and their parts derive from."""
+"""What messages are made of: bounded scalars, the strict models that headers and their parts derive from, and the
+version of the language that they are together."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from common.errors import SchemaMismatch
+
+SCHEMA_VERSION = 2
+"""Raise it by one with every change that a process of the version before would not understand, or would take for
+something else: messages, also the gang's (learner/gang.py), with their fields, bounds and literals (a unit test keeps a
+digest of those), names and dtypes of payload frames, keys of a StatusReport.
+
+Every message states it as `v`, and whoever receives another one refuses the message before looking at the rest. `v`
+and `request_id` are therefore the two fields that keep their names and types for ever.
+
+1   nobody compared: another one was met as a header that does not validate
+2   Drain names the role
+"""
 
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 ProcessName = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")]
@@ -20,6 +35,15 @@ class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+SchemaVersion = Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
+
+
+def check_schema(fields: object) -> None:
+    """SchemaMismatch for an unpacked message, nothing of which has been validated yet, that states another version."""
+    if isinstance(fields, dict) and (theirs := fields.get("v")) != SCHEMA_VERSION:
+        raise SchemaMismatch(theirs if type(theirs) is int else None, SCHEMA_VERSION)
+
+
 class FrameRef(Part):
     """Describes one payload frame: `bytes`, or a C-contiguous array of `dtype` and `shape`."""
 
@@ -33,6 +57,6 @@ class FrameRef(Part):
 class Header(Part):
     """Base of all messages. `frames` is filled in by the codec, in frame order."""
 
-    v: Literal[1] = 1
+    v: SchemaVersion = SCHEMA_VERSION
     request_id: Count = 0
     frames: list[FrameRef] = Field(default_factory=list, max_length=64)

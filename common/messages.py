@@ -2,7 +2,8 @@
 
 A message is a header (this module) plus named payload frames (arrays or bytes; see common/wire.py). Headers are small:
 long text, token ids and grading specifications travel as frames. Requests carry a `request_id`; each gets exactly
-one reply with the same id. Everything is idempotent: a request may be sent again after a lost reply.
+one reply with the same id. Everything is idempotent: a request may be sent again after a lost reply. What is changed
+here is changed for all processes at once: see SCHEMA_VERSION in common/message_parts.py.
 
 Sockets, one per role, so that a peer cannot speak another role's part:
 
@@ -64,9 +65,8 @@ __all__ = [
 ]
 """What other modules import from here although it is defined beside."""
 
-SCHEMA_VERSION = 1
-
 Role = Literal["learner", "actor", "evaluator", "monitor"]
+WorkRole = Literal["actor", "evaluator"]
 Purpose = Literal["train", "eval"]
 LeaseKind = Literal["generate", "grade"]
 RefusalCode = Literal[
@@ -218,9 +218,10 @@ class GetStatus(Header):
 
 
 class Drain(Header):
-    """No new leases for these processes for so many seconds (0: leases again): they are about to be removed."""
+    """No new leases for these processes of a role for so many seconds (0: leases again): they are about to go."""
 
     type: Literal["drain"] = "drain"
+    role: WorkRole
     names: list[Name] = Field(min_length=1, max_length=128)
     for_s: Annotated[float, Field(ge=0, le=3600)]
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from common.errors import WireError
+from common.errors import SchemaMismatch, WireError
+from common.message_parts import check_schema
 from common.messages import MESSAGE, FrameRef, Header
 
 MAX_HEADER_BYTES = 64 * 1024
@@ -95,7 +96,8 @@ def encode(header: Header, payload: Mapping[str, Array | bytes] | None = None) -
 
 
 def decode(frames: Sequence[bytes | memoryview], *, max_total_bytes: int = 1 << 30) -> Envelope:
-    """Validate and decode; raises WireError with what is wrong. Arrays are read-only views on the frames."""
+    """Validate and decode; raises WireError with what is wrong, SchemaMismatch for the messages of another version.
+    Arrays are read-only views on the frames."""
     if not frames:
         raise WireError("message without a header frame")
     if len(frames) - 1 > MAX_FRAMES:
@@ -107,7 +109,10 @@ def decode(frames: Sequence[bytes | memoryview], *, max_total_bytes: int = 1 << 
         raise WireError(f"message of {total} bytes exceeds {max_total_bytes}")
     try:
         fields = msgpack.unpackb(frames[0], raw=False, strict_map_key=True)
+        check_schema(fields)
         header = MESSAGE.validate_python(fields)
+    except SchemaMismatch:
+        raise
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise WireError(f"header refused: {'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None

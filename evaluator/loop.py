@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 from common.cli import Process
 from common.client import BrokerClient
 from common.config import RunConfig
-from common.errors import BrokerUnavailable, LeaseLost, RunFailure, UserError, WireError, ZeroqError
+from common.errors import BrokerUnavailable, LeaseLost, NotLetIn, RunFailure, UserError, WireError, ZeroqError
 from common.introduction import connect, introduce
 from common.keys import Keys
 from common.lifecycle import StopFlag
@@ -287,14 +287,18 @@ class Desk:
                 log.warning("task %s: result not acknowledged yet, sent again: %s", lease.task_id, error)
 
     def _ask(self, header: Header) -> Envelope:
-        """The broker's reply. Once a stop was asked for, wait STOP_GRACE_S at most: the broker may be gone already."""
+        """The broker's reply. Once a stop was asked for, wait STOP_GRACE_S at most: the broker may be gone already.
+        UserError when it does not let this process in (any more: it may have been replaced)."""
         reply = self._client.call(header)
         grace_ends: float | None = None
         while True:
             self._beat("waiting for the broker", STUCK_S)
             done, _ = wait([reply], timeout=TICK_S)
             if done:
-                return reply.result()
+                try:
+                    return reply.result()
+                except NotLetIn as error:
+                    raise UserError(str(error)) from None
             if self._stop:
                 grace_ends = grace_ends or time.monotonic() + STOP_GRACE_S
                 if time.monotonic() > grace_ends:

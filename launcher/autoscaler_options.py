@@ -60,9 +60,8 @@ def run_from_options(options: argparse.Namespace) -> int:
 
 def check(process: Process) -> None:
     """What --check verifies: the broker can be reached by name, and the keys will do."""
-    from common.errors import UserError
     from common.keys import check_keys
+    from launcher.autoscaler.loop import require_address
 
-    if process.config.broker.address is None:
-        raise UserError("broker.address: not set; the autoscaler finds the broker by it (with all four broker.ports)")
+    require_address(process.config)
     check_keys(process.config, "monitor")

@@ -30,6 +30,7 @@ examples:
   zeroq eval runs/NAME/checkpoints/step-60 --data runs/NAME/data/eval.jsonl --samples 8 --device cpu
   zeroq eval BASE runs/NAME/checkpoints/step-* --suite gsm8k --k 4 --limit 200        models of one shape, one engine
   zeroq eval MODEL --suite gsm8k --k 16 --select best_of_n --reward-model runs/rm/model
+  zeroq eval MODEL --suite codeforces --standings standings.jsonl        a rating and percentile among people
   zeroq eval MODEL --data openai/gsm8k:main data.split=test data.fields.prompt=question --samples 4
 
 --k auto: 64 for AIME and GPQA, 16 for MATH and Codeforces, 8 for LiveCodeBench (R1's report), 16 for others, 1 for
@@ -54,6 +55,12 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     command.add_argument("--samples", type=int, default=None, metavar="N", help="the same as --k N")
     command.add_argument("--select", choices=["best_of_n", "majority"], help="also measure the sample that this picks")
     command.add_argument("--reward-model", metavar="DIR", help="reward model that best_of_n picks by")
+    command.add_argument(
+        "--standings",
+        metavar="FILE",
+        help="people's results in the contests of the suites: also rate the models as Codeforces rates people "
+        "(docs/conventions.md)",
+    )
     command.add_argument("--temperature", type=float, default=None, help="default: the suite's, 0.6")
     command.add_argument("--top-p", type=float, default=None, help="default: the suite's, 0.95")
     command.add_argument(
@@ -84,12 +91,14 @@ def eval_request(options: argparse.Namespace, models: list[str], overrides: list
     from launcher.eval_plan import EvalSettings
     from launcher.evaluate import EvalRequest
     from launcher.ready import absolute_model
+    from recipes.suites.contests import read_standings
 
     _check(options, models)
     config = eval_config(options, absolute_model(models[0]), overrides)
     suites = _suites(options, config)
     settings = EvalSettings.of(config, limit=options.limit, select=options.select)
-    request = EvalRequest(models, suites, settings, options.reward_model, options.out, options.json)
+    standings = None if options.standings is None else read_standings(options.standings)
+    request = EvalRequest(models, suites, settings, options.reward_model, options.out, options.json, standings)
     return request, config
 
 

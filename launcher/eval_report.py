@@ -63,6 +63,10 @@ def table_rows(results: Results) -> list[dict[str, Any]]:
             row["cons@k"] = None if votes is None else Measured(votes, figures["cons_at_k_standard_error"])
             if "selected" in figures:
                 row[f"{figures['selected']['by'].replace('_', '-')}"] = figures["selected"]["accuracy"]
+            if (contests := figures.get("contests")) is not None:
+                error = contests["standard_error"]
+                row["rating"] = f"{contests['rating']:.0f}" + ("" if error is None else f" ± {error:.0f}")
+                row["percentile"] = round(contests["percentile"], 1)
             row |= {"greedy": figures["greedy"], "length": figures["mean_length"], "clipped": figures["clipped_ratio"]}
             row |= {"format": figures["format_rate"], "language": figures["language_consistency"]}
             rows.append(row | {"k": figures["samples"], "n": figures["num_problems"]})

@@ -37,6 +37,7 @@ from launcher.eval_report import EvalProblem, SuiteResult, print_table, write_js
 from launcher.sampling import Completion, Sampler, SampleRequest
 from recipes.model_files import HubUnreachable, locate_model
 from recipes.prepare import Record
+from recipes.suites.contests import Contest, Entry, contest_figures, enter
 from recipes.suites.metrics import ProblemResult, RewardNames, Sample, evaluation_figures, same_text, winner
 from recipes.suites.suite import Suite
 
@@ -51,6 +52,7 @@ class EvalRequest:
     reward_model: str | None = None
     out: Path | None = None
     json_path: Path | None = None
+    standings: Mapping[str, Contest] | None = None
 
 
 def run_evaluation(config: RunConfig, request: EvalRequest) -> int:
@@ -66,13 +68,16 @@ def run_evaluation(config: RunConfig, request: EvalRequest) -> int:
     examples = load_suites(request.suites)
     stop = StopFlag().install()
     results: dict[str, dict[str, SuiteResult]] = {}
+    entries: dict[str, list[Entry]] = {}
     for group in engine_groups(models):
         own = config.model_copy(update={"model": str(next(iter(group.values())))})
         plans = plan(own, group, request.suites, request.settings, request.out, examples)
+        if request.standings is not None and not entries:
+            entries = enter_contests(plans, request.standings)
         if any(p.missing for p in plans):
             with Sampler(own, stop=stop, swappable=len(group) > 1) as sampler:
                 _sample(plans, sampler, print)
-        results |= _results(own, plans, request.settings)
+        results |= _results(own, plans, request.settings, entries)
     wall_s = time.monotonic() - began
     print_table(results)
     if request.out is not None:
@@ -105,6 +110,27 @@ def evaluate_models(
     if out is not None:
         write_results(out, results)
     return results
+
+
+def enter_contests(plans: Sequence[Plan], standings: Mapping[str, Contest]) -> dict[str, list[Entry]]:
+    """The contests that the problems of each suite make up; UserError if there is not one."""
+    entries: dict[str, list[Entry]] = {}
+    lacking: dict[str, list[str]] = {}
+    for name, records in {p.suite.name: p.records for p in plans}.items():
+        entries[name], lacking[name] = enter([record["spec"].get("columns", {}) for record in records], standings)
+    if not any(entries.values()):
+        raise UserError(
+            f"--standings: no suite has all problems of a contest of it ({_listed(list(standings))}); problems name "
+            "theirs by the columns contest_id and index"
+        )
+    for name, contests in lacking.items():
+        if contests:
+            print(f"{name}: contests that lack problems are not rated: {_listed(contests)}")
+    return entries
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def _sample(plans: Sequence[Plan], sampler: Sampler, say: Say) -> None:
@@ -162,8 +188,10 @@ def _answer(record: Record, text: str) -> str | None:
     return final_answer(response) if how is None else how.extract(response)
 
 
-def _results(config: RunConfig, plans: Sequence[Plan], settings: EvalSettings) -> dict[str, dict[str, SuiteResult]]:
-    """Figures of every plan, all of whose samples are there."""
+def _results(
+    config: RunConfig, plans: Sequence[Plan], settings: EvalSettings, entries: Mapping[str, list[Entry]] | None = None
+) -> dict[str, dict[str, SuiteResult]]:
+    """Figures of every plan, all of whose samples are there. `entries`: contests to be rated in, by suite."""
     names = _names(config)
     results: dict[str, dict[str, SuiteResult]] = {}
     with AnswerEquality(config.reward.math_timeout_s) as equality:
@@ -186,6 +214,8 @@ def _results(config: RunConfig, plans: Sequence[Plan], settings: EvalSettings) -
                     "by": settings.select,
                     "accuracy": _selected_accuracy(measured, problems, settings),
                 }
+            if own := (entries or {}).get(p.suite.name):
+                figures["contests"] = contest_figures(own, [[s.passed for s in m.samples] for m in measured])
             asked = p.asked | {"max_tokens": p.samplings[SAMPLED][1].max_tokens}
             results.setdefault(p.model, {})[p.suite.name] = SuiteResult(p.model, p.suite, asked, figures, problems)
     return results

@@ -16,10 +16,10 @@ from typing import Any
 
 from common.client import BrokerClient
 from common.config import RunConfig
-from common.errors import BrokerUnavailable
+from common.errors import BrokerUnavailable, NotLetIn, UserError
 from common.keys import Keys
 from common.lifecycle import RunPaths
-from common.messages import Drain, GetStatus, Hello, StatusReport, Welcome
+from common.messages import Drain, GetStatus, Hello, StatusReport, Welcome, WorkRole
 from common.wire import Envelope
 
 STATUS_EVERY_S = 1.0
@@ -171,7 +171,7 @@ class RunMonitor:
             self._client.close()
 
     def poll(self) -> RunView:
-        """Read what is new, without waiting for anything."""
+        """Read what is new, without waiting for anything. UserError when the broker does not let us in."""
         self.poll_files()
         self._ask_status()
         return self.view
@@ -191,10 +191,11 @@ class RunMonitor:
                 return self.view.status
         return self.view.status
 
-    def drain(self, names: list[str], for_s: float) -> None:
-        """Have the broker give these processes no new work for so many seconds (0: work again). Nobody waits for it."""
+    def drain(self, role: WorkRole, names: list[str], for_s: float) -> None:
+        """Have the broker give these processes of a role no new work for so many seconds (0: work again). Nobody waits
+        for it."""
         if self._client is not None and self._introduced:
-            self._client.call(Drain(names=names, for_s=for_s))
+            self._client.call(Drain(role=role, names=names, for_s=for_s))
 
     def _ask_status(self) -> None:
         if self._client is None:
@@ -207,6 +208,8 @@ class RunMonitor:
             question, self._question = self._question, None
             try:
                 self._take(question.result())
+            except NotLetIn as error:
+                raise UserError(str(error)) from None
             except BrokerUnavailable:
                 return  # the pool will find out that the broker is gone
         if self._question is None and time.monotonic() - self._asked_at >= STATUS_EVERY_S:

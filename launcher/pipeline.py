@@ -195,15 +195,17 @@ class Pipeline:
             section: {key: value for key, value in tree.items() if key not in _TELLS_OTHERS}
             for section, tree in self.config.defaults.model_dump().items()
         }
-        sections = {
+        sections: dict[str, tuple[str, ...]] = {
+            "small_world": (),
             "grpo": ("run",),
             "sft": ("sft",),
             "cold_start": ("sft", "run", "sampling"),
             "reward_model": ("reward_model",),
             "rejection_sample": ("run", "sampling"),
+            "preferences": ("run", "sampling"),
             "evaluate": ("run", "sampling"),
         }
-        used = {section: defaults[section] for section in sections.get(stage.kind, ())}
+        used = {section: defaults[section] for section in sections[stage.kind]}
         presets = {
             name: read_preset(value) for name, value in settings_of(stage).items() if name.endswith("preset") and value
         }

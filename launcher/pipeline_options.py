@@ -36,7 +36,9 @@ The directory is runs/NAME (run.name, default: configuration and seed). Exit cod
 examples:
 
   zeroq stage r1_zero recipes/configs/r1_cpu.yaml
-  zeroq stage rejection_sample recipes/configs/r1_cpu.yaml run.name=mine stages.rejection_sample.model=DIR""",
+  zeroq stage rejection_sample recipes/configs/r1_cpu.yaml run.name=mine stages.rejection_sample.model=DIR
+  zeroq stage preferences recipes/configs/r1_qwen2.5_7b.yaml stages.preferences.model=DIR
+      samples responses, asks a judge which of two helps more and which are safe; zeroq reward-model reads the files""",
         formatter_class=raw,
     )
     stage.add_argument("only", metavar="STAGE", help="name of the stage")

@@ -7,7 +7,7 @@ it to all ranks as two tensors.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,6 +27,8 @@ from learner.ranks import Ranks
 Staleness = Literal["mask", "drop", "pace"]
 MAX_SOURCES = 16
 """Sources told apart in one step's figures."""
+OTHER = "other"
+"""What is not told apart, in figures by name."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,12 @@ class BatchFigures:
 
 
 def build_batch(
-    groups: Sequence[TakenGroup], version: int, config: LearnerSection
+    groups: Sequence[TakenGroup], version: int, config: LearnerSection, *, components: Collection[str] | None = None
 ) -> tuple[TrainingBatch, BatchFigures]:
-    """Batch of all rollouts of `groups`, and its figures. No token that counts is staler than `max_staleness`."""
+    """Batch of all rollouts of `groups`, and its figures. No token that counts is staler than `max_staleness`.
+
+    `components`: names of rewards that are told apart (None: all that verdicts have); the rest is one, `other`.
+    """
     rollouts = [rollout for group in groups for rollout in group.header.rollouts]
     verdicts = [verdict for group in groups for verdict in group.header.verdicts]
     lengths_N = np.array([rollout.num_tokens for rollout in rollouts], dtype=np.int64)
@@ -163,7 +168,7 @@ def build_batch(
         torch.from_numpy(mask_T),
         advantages_N,
     )
-    components = _components(groups)
+    values = _components(groups, components)
     stds = [float(np.std([v.reward for v in group.header.verdicts])) for group in groups]
     counted, counts = np.unique(staleness_T[mask_T], return_counts=True)
     figures = BatchFigures(
@@ -171,8 +176,8 @@ def build_batch(
         reward=float(rewards_N.mean()),
         reward_std=float(np.mean(stds)),
         frac_reward_zero_std=float(np.mean([len({v.reward for v in g.header.verdicts}) == 1 for g in groups])),
-        rewards={name: (float(np.mean(v)), float(np.std(v))) for name, (v, _) in components.items()},
-        reward_lengths={name: (float(np.mean(n)), _correlation(v, n)) for name, (v, n) in components.items()},
+        rewards={name: (float(np.mean(v)), float(np.std(v))) for name, (v, _) in values.items()},
+        reward_lengths={name: (float(np.mean(n)), _correlation(v, n)) for name, (v, n) in values.items()},
         by_source=_by_source(groups),
         outcomes={name: sum(v.outcome == name for v in verdicts) for name in sorted({v.outcome for v in verdicts})},
         mean_length=float(lengths_N.mean()),
@@ -217,14 +222,18 @@ def _pairs(group: TakenGroup) -> list[tuple[NDArray[np.int32], NDArray[np.int32]
     return [(group.prompt_ids, tokens) for tokens in np.split(group.token_ids_T, ends[:-1])]
 
 
-def _components(groups: Sequence[TakenGroup]) -> dict[str, tuple[list[float], list[int]]]:
-    """Values of each reward component, and lengths, of the rollouts that it applies to."""
+def _components(
+    groups: Sequence[TakenGroup], declared: Collection[str] | None
+) -> dict[str, tuple[list[float], list[int]]]:
+    """Values of each reward component, and lengths, of the rollouts that it applies to. Names come from evaluators, and
+    become labels of metrics, which must not grow without end."""
     values: dict[str, tuple[list[float], list[int]]] = {}
     for group in groups:
         for verdict, length in zip(group.header.verdicts, group.lengths, strict=True):
             for name, value in verdict.rewards.items():
                 if value is not None:
-                    own = values.setdefault(name, ([], []))
+                    known = declared is None or name in declared
+                    own = values.setdefault(name if known else OTHER, ([], []))
                     own[0].append(value)
                     own[1].append(length)
     return dict(sorted(values.items()))
@@ -246,7 +255,7 @@ def _by_source(groups: Sequence[TakenGroup]) -> dict[str, tuple[float, float]]:
     ranked = sorted(parts.items(), key=lambda item: (-len(item[1]), item[0]))
     kept = dict(ranked[:MAX_SOURCES])
     if len(ranked) > MAX_SOURCES:
-        kept["other"] = kept.get("other", []) + [group for _, own in ranked[MAX_SOURCES:] for group in own]
+        kept[OTHER] = kept.get(OTHER, []) + [group for _, own in ranked[MAX_SOURCES:] for group in own]
     return {
         source: (
             float(np.mean([verdict.reward for group in own for verdict in group.header.verdicts])),

@@ -16,6 +16,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from common.message_parts import SCHEMA_VERSION, SchemaVersion
+
 NodeState = Literal["idle", "running", "failed", "ended", "finished"]
 """Of a node's ranks. ended: they left in good order; finished: so did rank 0's, and training is done."""
 
@@ -28,6 +30,8 @@ _LAG_S = 120.0
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    v: SchemaVersion = SCHEMA_VERSION
 
 
 class Report(_Message):

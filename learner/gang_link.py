@@ -1,7 +1,8 @@
 """The gang's sockets: a ROUTER on rank 0's machine, in a thread of its own, and the REQ-like DEALER of every node.
 
-Reports and orders are small JSON objects, strictly validated. Both ends hold the learner's keys, and nobody else is let
-in. Either may come back as another process: a node talks over a fresh socket as soon as an answer is overdue.
+Reports and orders are small JSON objects, strictly validated, which state the schema version as all messages do. Both
+ends hold the learner's keys, and nobody else is let in. Either may come back as another process: a node talks over a
+fresh socket as soon as an answer is overdue.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import time
 import uuid
 
 import zmq
-from pydantic import ValidationError
+from pydantic_core import from_json
 
 from common.client import configure_socket
 from common.curve import Cause, Dialler, Gate
-from common.errors import UserError
+from common.errors import SchemaMismatch, UserError
 from common.keys import Keys
+from common.message_parts import check_schema
+from common.seldom import Seldom
 from learner.gang import Gang, Order, Report
 
 log = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class GangServer:
 
     def __init__(self, gang: Gang, host: str, port: int, keys: Keys | None) -> None:
         self._gang = gang
+        self._seldom = Seldom()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         configure_socket(self._router)
@@ -83,13 +87,24 @@ class GangServer:
     def _answer(self, frames: list[zmq.Frame]) -> None:
         if len(frames) != 2 or (self._gate is not None and not self._gate.admits(_NAME, frames[1])):
             return
+        unknown: set[str] = set()
         try:
-            order = self._gang.hear(Report.model_validate_json(frames[1].bytes), time.monotonic())
+            fields = from_json(frames[1].bytes)
+            check_schema(fields)
+            order = self._gang.hear(Report.model_validate(fields), time.monotonic())
+        except SchemaMismatch as error:
+            self._log_refused(error)
+            unknown = {"v"} if error.theirs is None else set()  # to a node that states none
+            order = Order(gang=self._gang.name, generation=0, reason=str(error))
         except ValueError as error:  # pydantic's are, too
-            log.warning("report refused: %s", str(error)[:300])
+            self._log_refused(error)
             return
         with contextlib.suppress(zmq.ZMQError):  # whoever went away asks again
-            self._router.send_multipart([frames[0].bytes, order.model_dump_json().encode()])
+            self._router.send_multipart([frames[0].bytes, order.model_dump_json(exclude=unknown).encode()])
+
+    def _log_refused(self, error: Exception) -> None:
+        if (note := self._seldom.note(type(error).__name__)) is not None:
+            log.warning("report refused: %s%s", str(error)[:300], note)
 
     def _close_sockets(self) -> None:
         if self._gate is not None:
@@ -115,7 +130,8 @@ class GangClient:
         return time.monotonic() - self._heard_at
 
     def report(self, report: Report, timeout_s: float) -> Order | None:
-        """Send a report; the order, or None when none comes within `timeout_s`. UserError when our key is refused."""
+        """Send a report; the order, or None when none comes within `timeout_s`. UserError when our key is refused, or
+        rank 0's node speaks another schema version."""
         now = time.monotonic()
         if self._asked_at is not None and now - self._asked_at > _ANSWER_S:
             self._reconnect()
@@ -139,8 +155,12 @@ class GangClient:
 
     def _read(self, frames: list[bytes]) -> Order | None:
         try:
-            return Order.model_validate_json(frames[-1])
-        except ValidationError as error:
+            fields = from_json(frames[-1])
+            check_schema(fields)
+            return Order.model_validate(fields)
+        except SchemaMismatch as error:
+            raise UserError(f"{self._endpoint}: {error}") from None
+        except ValueError as error:  # pydantic's are, too
             log.warning("order refused: %s", str(error)[:300])
             return None
 

@@ -32,11 +32,12 @@ from learner.ranks import Ranks
 from learner.samples import SampleLog
 from learner.session import BrokerSession, PublisherFactory, weight_publisher
 from learner.sft import cold_start, read_examples, share_examples
-from learner.step_log import StepLog
+from learner.step_log import StepLog, step_line
 from learner.trainer import StepFigures, Trainer
 
 log = logging.getLogger(__name__)
 
+_SAY_EVERY_S = 10.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -112,6 +113,8 @@ class Learner(Phases):
                 if self.step % self.config.learner.steps_per_publish:
                     self.version += 1  # these weights are newer than those published under the saved version
                 self.totals.update({k: v for k, v in self.state.counters.items() if not k.endswith("_before")})
+                if self.ranks.first:
+                    log.info("going on from %s: step %d, version %d", source, self.step, self.version)
             self.saved_step = -1 if source is None else self.step
             self.ranks.health.ready()
             if self.ranks.first:
@@ -154,21 +157,18 @@ class Learner(Phases):
             return True
 
     def _report_cold_start(self) -> Callable[[int, float, float], None]:
-        last = 0.0
+        last = said = float("-inf")
+        of = self.config.cold_start.steps
 
         def report(step: int, loss: float, tokens_per_s: float) -> None:
-            nonlocal last
+            nonlocal last, said
             now = time.monotonic()
-            if self.ranks.first and (now - last >= 1.0 or step == self.config.cold_start.steps):
+            if self.ranks.first and (now - last >= 1.0 or step == of):
                 last = now
-                record_event(
-                    self.paths,
-                    "cold_start_step",
-                    step=step,
-                    of=self.config.cold_start.steps,
-                    loss=loss,
-                    tokens_per_s=tokens_per_s,
-                )
+                record_event(self.paths, "cold_start_step", step=step, of=of, loss=loss, tokens_per_s=tokens_per_s)
+            if self.ranks.first and (now - said >= _SAY_EVERY_S or step == of):
+                said = now
+                log.info("cold start: step %d/%d, loss %.3f, %.0f tokens/s", step, of, loss, tokens_per_s)
 
         return report
 
@@ -186,7 +186,8 @@ class Learner(Phases):
         with self.timed("pack"):
             if session is not None:
                 self.groups = session.intake.collected()
-                batch, about = build_batch(self.groups, self.version, self.config.learner)
+                names = [component.name for component in self.config.reward.components]
+                batch, about = build_batch(self.groups, self.version, self.config.learner, components=names)
             return share(batch, self.ranks), about
 
     def train(self, batch: TrainingBatch, about: BatchFigures | None) -> StepFigures:
@@ -245,6 +246,7 @@ class Learner(Phases):
         self.totals["tokens"] += about.num_prompt_tokens + about.num_completion_tokens
         evaluations = self.session.take_finished_evaluations()
         self.log.write(self.step, self.version, about, figures, times, evaluations)
+        log.info("%s", step_line(self.step, self.config.learner.max_steps, about, figures, times))
 
     def evaluate_beside_training(self) -> None:
         """Start an evaluation that is collected while training goes on."""

@@ -25,7 +25,7 @@ from common.cli import exit_code_of, read_config
 from common.config import RunConfig
 from common.errors import EXIT_OK, EXIT_USER_ERROR, RunFailure, UserError
 from common.health import Health
-from common.keys import Keys
+from common.keys import Keys, warn_of_plaintext
 from common.lifecycle import RunPaths, StopFlag, configure_logging, die_with_parent, register_process
 from common.metrics import export_health, metrics_page, probe_page
 from common.pages import Page, PageServer
@@ -257,6 +257,8 @@ def place_of(config: RunConfig, options: argparse.Namespace) -> Place:
         )
     if options.nodes > 1 and config.security.mode != "off" and config.security.keys is None:
         raise UserError("security.keys: nodes on several machines need the same keys; make them with zeroq keygen")
+    if config.security.mode == "off":
+        warn_of_plaintext({"--rendezvous": host})
     return Place(options.rank, options.nodes, host, int(port))
 
 

@@ -28,7 +28,6 @@ from recipes.problems import SOURCE as REASONING_GYM
 from recipes.problems import reasoning_gym_problems
 
 MAX_ID_CHARACTERS = 120
-_DEFAULT_DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 _GSM8K_ANSWER = re.compile(r"\n#### *(\S.*?)\s*$")
 _TESTS = ("tests", "challenge_tests")
@@ -112,16 +111,15 @@ def read_rows(source: str, split: str = "train") -> Iterator[tuple[str, Mapping[
 def find_file(source: str) -> Path | None:
     """The JSON-lines file that `source` names: as given, else in $ZEROQ_DATA; None when it names something else."""
     given = Path(source).expanduser()
-    named = os.environ.get("ZEROQ_DATA")
-    folder = Path(named or _DEFAULT_DATA)
+    folder = os.environ.get("ZEROQ_DATA")
     if given.is_file():
         if not source.endswith(_SUFFIXES):
             raise UserError(f"{source}: expected a name ending in .jsonl or .jsonl.gz")
         return given
     if source.endswith(_SUFFIXES):
-        if not given.is_absolute() and (folder / given).is_file():
-            return folder / given
-        place = f"{named} ($ZEROQ_DATA)" if named else "$ZEROQ_DATA (not set)"
+        if folder and (Path(folder) / given).is_file():
+            return Path(folder) / given
+        place = f"{folder} ($ZEROQ_DATA)" if folder else "$ZEROQ_DATA (not set)"
         raise UserError(
             f"{source}: no such file, neither here nor in {place}; docs/conventions.md says what can be named"
         )

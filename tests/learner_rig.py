@@ -55,6 +55,7 @@ def make_config(model: Path | str, **sections: Any) -> RunConfig:
             "collective_timeout_s": 60.0,
         },
         "actor": {"device": "cpu", "dtype": "float32", "startup_timeout_s": 20.0},
+        "weights": {"transfer_timeout_s": 10.0},
         "eval": {"samples": 2},
     }
     for name, values in sections.items():

@@ -30,7 +30,7 @@ from actor.weights.update import Update
 from common.client import configure_socket, send_frames
 from common.config import RunConfig
 from common.curve import Dialler
-from common.errors import RunFailure, UserError, WireError
+from common.errors import RunFailure, SchemaMismatch, UserError, WireError
 from common.keys import Keys
 from common.messages import (
     Abort,
@@ -112,7 +112,7 @@ class WeightReceiver:
 
         Consumes messages of the publisher; waits for them and for its own receive; asks every half second when idle.
         Raises RunFailure when going on is pointless (vLLM hangs or refuses the weights, versions go back), UserError
-        when the learner does not let this actor in.
+        when the learner does not let this actor in, or speaks another schema version.
         """
         if self._endpoint == STATIC:
             await self._loader.label(0)
@@ -175,6 +175,8 @@ class WeightReceiver:
         self._heard_at = time.monotonic()
         try:
             return decode(frames)
+        except SchemaMismatch as error:
+            raise UserError(f"{self._endpoint}: {error}") from None
         except WireError as error:
             log.warning("weights: message refused: %s", error)
             return None

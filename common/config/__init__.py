@@ -89,6 +89,13 @@ class RunConfig(CommonConfig):
             raise ValueError(
                 f"weights.backend: {self.weights.backend} needs GPUs on both sides; use weights.backend=gloo on CPUs"
             )
+        if (longest_s := self.weights.longest_publish_s) >= self.learner.collective_timeout_s:
+            raise ValueError(
+                f"weights.transfer_timeout_s: {self.weights.transfer_timeout_s:g} and weights.ready_timeout_s: "
+                f"{self.weights.ready_timeout_s:g} let a publish take {longest_s:g} s, while the learner's other ranks "
+                f"wait at most learner.collective_timeout_s: {self.learner.collective_timeout_s:g}; raise that above "
+                f"{longest_s:g}, or lower weights.transfer_timeout_s"
+            )
         return self
 
     @property

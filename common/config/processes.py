@@ -82,6 +82,10 @@ class EvaluatorSection(Section):
     reward_model_tokens: int = Field(16_384, ge=1, description="Tokens of a reward model's batch, padding included.")
 
 
+PUBLISH_ATTEMPTS = 2
+"""Broadcasts of a version: one, and if it breaks off another with the actors that are left."""
+
+
 class WeightsSection(Section):
     """Weight broadcast from learner to actors."""
 
@@ -93,3 +97,8 @@ class WeightsSection(Section):
     address: str | None = Field(None, description="Name or address by which actors reach the learner; null: host.")
     port: int = Field(0, ge=0, le=65535, description="Port of the learner's weights socket; 0: a free one.")
     store_port: int = Field(0, ge=0, le=65535, description="Port of gloo's rendezvous store; 0: a free one.")
+
+    @property
+    def longest_publish_s(self) -> float:
+        """A publish has ended by then, well or not: each attempt proposes and broadcasts, the last commits, too."""
+        return PUBLISH_ATTEMPTS * (self.ready_timeout_s + self.transfer_timeout_s) + self.transfer_timeout_s

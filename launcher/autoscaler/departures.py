@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from launcher.autoscaler.damper import Decision
+from launcher.autoscaler.policy import ScaleRole
 
-Drain = Callable[[list[str], float], None]
-"""Tell the broker to give these processes no work for so many seconds; 0 seconds: give them work again."""
+Drain = Callable[[ScaleRole, list[str], float], None]
+"""Tell the broker to give these processes of a role no work for so many seconds; 0: give them work again."""
 
 GRACE_S = 30.0
 """The broker goes on withholding work for so long after the deadline: until the process has really been stopped."""
@@ -36,7 +37,7 @@ class Departure:
     ) -> Departure:
         """Drain `names` at the broker."""
         if names:
-            drain(names, drain_s + GRACE_S)
+            drain(decision.role, names, drain_s + GRACE_S)
         return cls(decision, found, tuple(names), now + drain_s)
 
     def again(self, draining: Mapping[str, float], drain: Drain, now: float) -> bool:
@@ -45,7 +46,7 @@ class Departure:
         forgotten = [name for name in self.names if name not in draining]
         if not forgotten or now >= self.deadline:
             return False
-        drain(forgotten, self.deadline - now + GRACE_S)
+        drain(self.decision.role, forgotten, self.deadline - now + GRACE_S)
         return True
 
     def due(self, leases: Mapping[str, int] | None, now: float) -> bool:
@@ -57,4 +58,4 @@ class Departure:
     def call_off(self, drain: Drain) -> None:
         """They stay after all."""
         if self.names:
-            drain(list(self.names), 0.0)
+            drain(self.decision.role, list(self.names), 0.0)

@@ -20,7 +20,7 @@ from typing import Any
 
 from common.cli import Process
 from common.config import RunConfig
-from common.errors import BrokerUnavailable
+from common.errors import BrokerUnavailable, UserError
 from common.keys import Keys
 from common.lifecycle import StopFlag, wait_for_endpoint
 from launcher.autoscaler import metrics
@@ -45,8 +45,9 @@ log = logging.getLogger(__name__)
 
 
 def run(process: Process, *, dry_run: bool = False, context: str | None = None, in_cluster: bool = True) -> None:
-    """Scale until asked to stop. UserError for a kubeconfig or keys that are of no use."""
+    """Scale until asked to stop. UserError without the broker's address, or for a kubeconfig or keys of no use."""
     config = process.config
+    require_address(config)
     dry_run = dry_run or config.autoscaler.dry_run
     keys = Keys.for_process(config, process.paths, "monitor")
     endpoint = wait_for_endpoint(process.paths, "monitor", broker=config.broker)
@@ -59,6 +60,12 @@ def run(process: Process, *, dry_run: bool = False, context: str | None = None, 
         identity = f"{process.name}_{uuid.uuid4().hex[:8]}"  # two that were given one name must not both lead
         rounds = make_rounds(config, cluster, source, identity, dry_run=dry_run)
         rounds.serve(process.stop, partial(process.health.beat, "autoscaler", "looking after the fleet", STUCK_S))
+
+
+def require_address(config: RunConfig) -> None:
+    """UserError without `broker.address`: no broker of a cluster writes into this process's run directory."""
+    if config.broker.address is None:
+        raise UserError("broker.address: not set; the autoscaler finds the broker by it (with all four broker.ports)")
 
 
 def make_rounds(
@@ -203,7 +210,7 @@ class Rounds:
     def _elected(self) -> bool:
         if self._clock() < self._stands_back_until:
             return False
-        if self._electing.over(self._clock()):
+        if self._election.due and self._electing.over(self._clock()):
             try:
                 self._election.step()
             except ClusterError as error:

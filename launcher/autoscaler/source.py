@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from common.client import BrokerClient
 from common.errors import BrokerUnavailable
 from common.keys import Keys
-from common.messages import Drain, GetStatus, Header, Refused, StatusReport
+from common.messages import Drain, GetStatus, Header, Refused, StatusReport, WorkRole
 
 ANSWER_WITHIN_S = 3.0
 
@@ -22,8 +22,8 @@ class StatusSource(Protocol):
     def status(self) -> dict[str, Any]:
         """The broker's report; BrokerUnavailable when there is none."""
 
-    def drain(self, names: list[str], for_s: float) -> None:
-        """No new leases for these processes for so many seconds; 0: leases again."""
+    def drain(self, role: WorkRole, names: list[str], for_s: float) -> None:
+        """No new leases for these processes of a role for so many seconds; 0: leases again."""
 
 
 class BrokerSource:
@@ -46,11 +46,11 @@ class BrokerSource:
             raise BrokerUnavailable(f"the broker gives no status: {answer!r}")
         return answer.status
 
-    def drain(self, names: list[str], for_s: float) -> None:
+    def drain(self, role: WorkRole, names: list[str], for_s: float) -> None:
         """No new leases for these, for a while. What the broker does not hear costs some work twice, and nothing
         else."""
         try:
-            answer = self._ask(Drain(names=names, for_s=for_s))
+            answer = self._ask(Drain(role=role, names=names, for_s=for_s))
         except BrokerUnavailable as error:
             log.warning("not told to drain %s: %s", ", ".join(names), error)
             return

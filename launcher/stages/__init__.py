@@ -64,6 +64,10 @@ def stage_function(kind: str) -> Callable[[StageContext], Outcome]:
         from launcher.stages.rejection import rejection_sample
 
         return rejection_sample
+    if kind == "preferences":
+        from launcher.stages.preferences import make_preferences
+
+        return make_preferences
     if kind == "reward_model":
         from launcher.stages.reward_model import train_reward_models
 

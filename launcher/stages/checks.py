@@ -15,6 +15,7 @@ from recipes.pipeline.config import (
     EvaluateStage,
     GrpoStage,
     PipelineConfig,
+    PreferencesStage,
     RejectionSampleStage,
     RewardModelStage,
     SftStage,
@@ -39,6 +40,10 @@ def check_stages(config: PipelineConfig) -> None:
                 _check_sampling(merged(defaults.run, defaults.sampling, stage.sampling, common), f"{where}.sampling")
             case RejectionSampleStage() | EvaluateStage():
                 _check_sampling(merged(defaults.run, defaults.sampling, stage.run, common), f"{where}.run")
+            case PreferencesStage():
+                tree = merged(defaults.run, defaults.sampling, stage.run, common)
+                _check_sampling(tree, f"{where}.run")
+                _check_sampling(merged(tree, stage.judge_run), f"{where}.judge_run")
             case RewardModelStage():
                 for kind, data, preset, job in (
                     ("helpful", stage.helpful, stage.helpful_preset, stage.helpful_job),

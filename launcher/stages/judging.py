@@ -1,10 +1,11 @@
-"""Owns who judges in rejection sampling: an endpoint, a local model through an actor, or nobody."""
+"""Owns who judges answers and preferences: an endpoint, a local model through an actor, or nobody."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError
 from common.messages import Sampling
@@ -13,8 +14,11 @@ from launcher.stages import StageContext
 from launcher.stages.sampling import sampling_config
 from recipes.datasets import Example
 from recipes.model_files import PromptTokenizer, locate_model, read_model_facts
+from recipes.pipeline.config import merged
 from recipes.pipeline.manifest import digest
 from recipes.prepare import context_limit, to_records
+from recipes.stages.ask import Asker, SamplerAsker
+from recipes.stages.endpoint import EndpointAsker
 from recipes.stages.judge import EndpointJudge, GenerativeJudge, SamplerJudge
 
 REPLIES = "judge.jsonl"
@@ -30,9 +34,8 @@ def make_judge(context: StageContext) -> Iterator[GenerativeJudge | None]:
         yield None
     elif settings.judge_model is not None:
         with contextlib.ExitStack() as stack:
-            ask = LocalModel(context, settings.judge_model, stack)
-            name = f"{settings.judge_model} {digest(locate_model(settings.judge_model))}"
-            yield SamplerJudge(ask, settings.judge, model=name, cache=context.folder / REPLIES)
+            ask = LocalModel(context, settings.judge_model, settings.run, stack)
+            yield SamplerJudge(ask, settings.judge, model=ask.name, cache=context.folder / REPLIES)
     elif settings.judge.endpoint is not None:
         yield EndpointJudge(settings.judge, cache=context.folder / REPLIES, stop=lambda: bool(context.stop))
     else:
@@ -41,13 +44,36 @@ def make_judge(context: StageContext) -> Iterator[GenerativeJudge | None]:
         )
 
 
-class LocalModel:
-    """Prompts in, one greedy reply each out. The engine starts at the first call and ends with `stack`."""
+@contextlib.contextmanager
+def make_asker(context: StageContext) -> Iterator[Asker]:
+    """Who judges preferences: `settings.endpoint`, or `settings.judge_model`, one of which there is."""
+    settings = context.settings
+    if settings.endpoint is not None:
+        yield EndpointAsker(settings.endpoint, stop=lambda: bool(context.stop))
+        return
+    with contextlib.ExitStack() as stack:
+        keys = merged(settings.run, settings.judge_run)
+        ask = LocalModel(context, settings.judge_model, keys, stack, temperature=settings.judge_temperature)
+        yield SamplerAsker(ask, model=f"{ask.name}, temperature {settings.judge_temperature:g}")
 
-    def __init__(self, context: StageContext, model: str, stack: contextlib.ExitStack) -> None:
-        self._context, self._stack = context, stack
-        self._config = sampling_config(context, model, context.settings.run)
+
+class LocalModel:
+    """Prompts in, one reply each out, by `model` under `keys` of `zeroq run`. `name` changes with the weights. The
+    engine starts at the first call and ends with `stack`."""
+
+    def __init__(
+        self,
+        context: StageContext,
+        model: str,
+        keys: dict[str, Any],
+        stack: contextlib.ExitStack,
+        *,
+        temperature: float = 0.0,
+    ) -> None:
+        self._context, self._stack, self._temperature = context, stack, temperature
+        self._config = sampling_config(context, model, keys)
         self._path: Path = locate_model(model)
+        self.name = f"{model} {digest(self._path)}"
         self._sampler: Sampler | None = None
 
     def __call__(self, prompts: list[str]) -> list[str]:
@@ -61,7 +87,7 @@ class LocalModel:
         if self._sampler is None:
             sampler = Sampler(config, stop=self._context.stop, say=self._context.say, swappable=False)
             self._sampler = self._stack.enter_context(sampler)
-        sampling = Sampling(max_tokens=limit, temperature=0.0)
+        sampling = Sampling(max_tokens=limit, temperature=self._temperature)
         requests = [SampleRequest(str(n), record, 1, sampling) for n, record in enumerate(records)]
         replies = {task.key: task.completions[0].text for task in self._sampler.sample(requests)}
         return [replies[str(n)] for n in range(len(prompts))]

@@ -22,14 +22,15 @@ import numpy as np
 import zmq
 from prometheus_client import Counter
 
-from common.client import configure_socket, send_frames
+from common.client import bound_unread, configure_socket, send_frames
 from common.curve import CAUSES, Cause, Gate
-from common.errors import RunFailure, UserError, WireError
+from common.errors import RunFailure, SchemaMismatch, UserError, WireError
 from common.keys import Keys
 from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull, PullFiles, Ready, Received, Refused
 from common.messages import Begin as BeginMessage
 from common.messages import Snapshot as SnapshotMessage
 from common.metrics import REGISTRY
+from common.seldom import Seldom
 from common.wire import Array, decode, encode
 from learner.weights import events, metrics
 from learner.weights.chronicle import members_by_state
@@ -42,6 +43,10 @@ log = logging.getLogger(__name__)
 _POLL_MS = 100
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_NOTE = 600
+_MAX_UNREAD = 100
+"""Messages that wait for one actor to read them. It asks for one chunk at a time."""
+_MAX_JOIN_LINES = 100
+"""In a minute."""
 AUTH_FAILURES = Counter(
     "zeroq_weights_auth_failures", "Connections that the weights socket refused.", ["cause"], registry=REGISTRY
 )
@@ -86,6 +91,7 @@ class ControlServer:
         self._handles: dict[tuple[int, int, bytes], bytes] = {}
         self._finished: Future[events.Finished] | None = None
         self._failure: BaseException | None = None
+        self._seldom, self._join_lines = Seldom(), Seldom(_MAX_JOIN_LINES)
         self._stop = threading.Event()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._context = context
@@ -93,6 +99,7 @@ class ControlServer:
         self._router = context.socket(zmq.ROUTER)
         configure_socket(self._router)
         self._router.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        bound_unread(self._router, _MAX_UNREAD)
         self._router.setsockopt(zmq.MAXMSGSIZE, _MAX_REQUEST_BYTES)
         if self._gate is not None:
             self._gate.guard(self._router, "weights", "actor")
@@ -191,10 +198,13 @@ class ControlServer:
                     continue
                 event = _event(peer, header)
             except WireError as error:
-                log.warning("weights: message refused: %s", error)
+                if (note := self._seldom.note(type(error).__name__)) is not None:
+                    log.warning("weights: message refused: %s%s", str(error)[:300], note)
+                if isinstance(error, SchemaMismatch):  # it sees that by any answer
+                    self._send(peer, Refused(code="invalid", detail=str(error)), {})
                 continue
-            if isinstance(header, Join):
-                log.info("weights: actor %s joins", header.name)
+            if isinstance(header, Join) and (note := self._join_lines.note()) is not None:
+                log.info("weights: actor %s joins%s", header.name, note)
             self._handle(event)
 
     def _handle(self, event: events.Event) -> None:
@@ -233,11 +243,11 @@ class ControlServer:
         return {}
 
     def _send(self, peer: bytes, message: Header, frames: dict[str, Array | bytes]) -> bool:
-        """False if the peer is unreachable."""
+        """False if the peer is unreachable, or reads nothing."""
         try:
             send_frames(self._router, [peer, *encode(message, frames)])
         except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
                 raise
             return False
         return True

@@ -22,6 +22,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Literal
 
+from common.config.processes import PUBLISH_ATTEMPTS
 from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
 from learner.weights.chronicle import AbortCause, Chronicle
 from learner.weights.events import (
@@ -46,7 +47,6 @@ from learner.weights.events import (
 Backend = Literal["gloo", "ipc", "nccl"]
 PROBE_S = 0.5
 """Unanswered messages are sent again this often: a lost one arrives, and a dead peer turns out to be unreachable."""
-MAX_ATTEMPTS = 2
 MAX_NOTES = 100
 
 
@@ -120,8 +120,8 @@ class Epochs:
 
     @property
     def longest_publish_s(self) -> float:
-        """Upper bound of the time from Requested to Finished, given ticks."""
-        return MAX_ATTEMPTS * (self._ready_timeout_s + self._transfer_timeout_s) + self._transfer_timeout_s
+        """Upper bound of the time from Requested to Finished, given ticks: that of WeightsSection."""
+        return PUBLISH_ATTEMPTS * (self._ready_timeout_s + self._transfer_timeout_s) + self._transfer_timeout_s
 
     def handle(self, event: Event, now: float) -> list[Action]:
         """Take one event at time `now` (seconds, monotonic); returns what is to be done, in order."""
@@ -352,7 +352,7 @@ class Epochs:
         survivors = [peer for peer in self.members if peer in self.peers]
         actions: list[Action] = [Tell(peer, Abort(epoch=self.epoch, reason=reason[:500])) for peer in survivors]
         actions += self._close_channel()
-        if attempt.number <= MAX_ATTEMPTS:
+        if attempt.number <= PUBLISH_ATTEMPTS:
             return actions + self._start_attempt(survivors, now)
         attempt.excluded |= set(survivors)
         for peer in survivors:

@@ -23,14 +23,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from common.config import RunSection
 from common.config_file import Section, read_tree, validate
 from common.errors import UserError
 from recipes.pipeline.references import check_references
+from recipes.stages.endpoint import EndpointSettings
 from recipes.stages.judge import JudgeSettings
 from recipes.stages.merge import MergeSettings
+from recipes.stages.preferences import PreferenceSettings
 from recipes.stages.selection import SelectionSettings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -138,6 +140,40 @@ class RejectionSampleStage(Section):
     run: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq run`, for sampling.")
 
 
+class PreferenceSource(Section):
+    """Prompts whose responses are judged."""
+
+    problems: list[Problems] = Field(min_length=1, description="Prompts; answers are not needed.")
+    sampling: SampleSettings = SampleSettings(samples=2)
+
+
+class PreferencesStage(Section):
+    """What reward models are trained on: a checkpoint's responses, judged in pairs (helpful) or one by one (safety)."""
+
+    kind: Literal["preferences"] = "preferences"
+    model: str = Field(description="Whose responses are judged.")
+    helpful: PreferenceSource | None = Field(None, description="Every two samples of a prompt are a pair.")
+    safety: PreferenceSource | None = Field(None, description="Every sample is labelled.")
+    judging: PreferenceSettings = PreferenceSettings()
+    endpoint: EndpointSettings | None = Field(None, description="Who judges (R1: DeepSeek-V3).")
+    judge_model: str | None = Field(None, description="Or a local model that judges.")
+    judge_temperature: float = Field(1.0, ge=0, le=10, description="Of a local model; at 0 all its replies are equal.")
+    judge_run: dict[str, Any] = Field(
+        default_factory=dict, description="Keys of `zeroq run` that differ for it, such as data.template."
+    )
+    run: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq run`, for sampling.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> PreferencesStage:
+        if self.helpful is None and self.safety is None:
+            raise ValueError("name the prompts of helpful, of safety, or of both")
+        if (self.endpoint is None) == (self.judge_model is None):
+            raise ValueError("name who judges: endpoint (base_url, model), or judge_model, and not both")
+        if self.helpful is not None and self.helpful.sampling.samples < 2:
+            raise ValueError("helpful.sampling.samples: 1 makes no pair; sample 2 or more")
+        return self
+
+
 class RewardModelStage(Section):
     """Reward models: helpful (pairwise) and safety (point-wise), each from its preferences."""
 
@@ -169,7 +205,14 @@ class EvaluateStage(Section):
 
 
 Stage = (
-    SmallWorldStage | GrpoStage | SftStage | ColdStartStage | RejectionSampleStage | RewardModelStage | EvaluateStage
+    SmallWorldStage
+    | GrpoStage
+    | SftStage
+    | ColdStartStage
+    | RejectionSampleStage
+    | PreferencesStage
+    | RewardModelStage
+    | EvaluateStage
 )
 KINDS: dict[str, type[Section]] = {
     "small_world": SmallWorldStage,
@@ -177,6 +220,7 @@ KINDS: dict[str, type[Section]] = {
     "sft": SftStage,
     "cold_start": ColdStartStage,
     "rejection_sample": RejectionSampleStage,
+    "preferences": PreferencesStage,
     "reward_model": RewardModelStage,
     "evaluate": EvaluateStage,
 }
@@ -190,6 +234,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
     "sft": ("model",),
     "cold_start": ("model", "corpus"),
     "rejection_sample": ("corpus", "acceptance"),
+    "preferences": ("helpful", "safety"),
     "reward_model": ("helpful", "safety"),
     "evaluate": ("results", "table", "samples"),
 }

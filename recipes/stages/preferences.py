@@ -229,7 +229,7 @@ def label_safety(
 
 def pair_prompt(candidate: Candidate, settings: PreferenceSettings, *, swapped: bool) -> str:
     """What the judge reads; `swapped`: the second response stands first."""
-    texts = [_read(text, candidate.prompt, settings.reads) for text in (candidate.first, candidate.second)]
+    texts = [readable(text, candidate.prompt, settings.reads) for text in (candidate.first, candidate.second)]
     if swapped:
         texts.reverse()
     most = settings.max_characters
@@ -288,13 +288,14 @@ def _refuse_twice(ids: Sequence[str]) -> None:
         raise UserError(f"preferences: id {twice[0]!r} is given {Counter(ids)[twice[0]]} times; ids must differ")
 
 
-def _read(response: str, prompt: str, reads: Reads) -> str:
+def readable(response: str, prompt: str, reads: Reads) -> str:
+    """The part of a response to `prompt` that is compared; empty if it has none."""
     parts = split_response(response, prompt)
     return parts.summary if reads == "summary" else parts.text
 
 
 def _length(response: str, prompt: str, reads: Reads) -> int:
-    return len(_read(response, prompt, reads))
+    return len(readable(response, prompt, reads))
 
 
 def _ratio(pair: HelpfulPair, reads: Reads) -> float:

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 MARGIN = 400.0
@@ -23,41 +24,21 @@ _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Score:
-    """What someone reached in a contest: points (or problems solved), then penalty, less of which is better."""
-
-    points: float
-    penalty: float = 0.0
-
-
-@dataclass(frozen=True)
-class Contest:
-    """One contest: what was reached, and the opponents' scores with their ratings before the contest."""
-
-    score: Score
-    opponents: Sequence[tuple[Score, float]]
-
-
-@dataclass(frozen=True)
 class Rating:
-    """Mean over contests, its standard error (None for one contest), and the rating of each."""
+    """Mean over contests, and its standard error (None for one contest)."""
 
     rating: float
     standard_error: float | None
-    contests: tuple[float, ...]
 
 
-def rank(contest: Contest) -> float:
-    """Place in the contest, 1 for the best. Among equals the middle of the places they share."""
-    mine = _order(contest.score)
-    before = sum(_order(score) < mine for score, _ in contest.opponents)
-    equals = sum(_order(score) == mine for score, _ in contest.opponents)
-    return 1 + before + equals / 2
+def rank(points: float, others: Sequence[float]) -> float:
+    """Place of who has `points`, 1 for the best. Among equals the middle of the places they share."""
+    return 1 + sum(other > points for other in others) + sum(other == points for other in others) / 2
 
 
-def expected_rank(rating: float, opponents: Sequence[float]) -> float:
-    """Expected place of someone of this rating among opponents of these ratings (equation above)."""
-    return 1 + math.fsum(1 / (1 + 10 ** ((rating - other) / 400)) for other in opponents)
+def expected_rank(rating: float, opponents: Mapping[float, int]) -> float:
+    """Expected place of someone of this rating (equation above). `opponents`: how many there are of each rating."""
+    return 1 + math.fsum(count / (1 + 10 ** ((rating - other) / 400)) for other, count in opponents.items())
 
 
 def performance(place: float, opponents: Sequence[float]) -> float:
@@ -66,26 +47,26 @@ def performance(place: float, opponents: Sequence[float]) -> float:
         raise ValueError("a rating needs opponents")
     if not 1 <= place <= len(opponents) + 1:
         raise ValueError(f"place {place:g} among {len(opponents) + 1} participants")
-    low, high = min(opponents) - MARGIN, max(opponents) + MARGIN
+    counts = Counter(opponents)
+    low, high = min(counts) - MARGIN, max(counts) + MARGIN
     while high - low > _TOLERANCE:
         middle = (low + high) / 2
-        if expected_rank(middle, opponents) > place:
+        if expected_rank(middle, counts) > place:
             low = middle  # too weak to be placed there
         else:
             high = middle
     return (low + high) / 2
 
 
-def contest_rating(contests: Sequence[Contest]) -> Rating:
+def mean_rating(ratings: Sequence[float]) -> Rating:
     """Rating over contests. ValueError without any."""
-    if not contests:
+    if not ratings:
         raise ValueError("a rating needs at least one contest")
-    ratings = [performance(rank(contest), [rating for _, rating in contest.opponents]) for contest in contests]
     mean = math.fsum(ratings) / len(ratings)
     error = None
     if len(ratings) > 1:
         error = math.sqrt(math.fsum((r - mean) ** 2 for r in ratings) / (len(ratings) - 1) / len(ratings))
-    return Rating(mean, error, tuple(ratings))
+    return Rating(mean, error)
 
 
 def percentile(rating: float, population: Sequence[float]) -> float:
@@ -93,8 +74,3 @@ def percentile(rating: float, population: Sequence[float]) -> float:
     if not population:
         raise ValueError("a percentile needs a population of ratings")
     return 100.0 * bisect_left(sorted(population), rating) / len(population)
-
-
-def _order(score: Score) -> tuple[float, float]:
-    """Sorts the better one first."""
-    return (-score.points, score.penalty)

@@ -144,8 +144,9 @@ def test_two_autoscalers_with_a_broker_and_an_api_server(
         assert "Traceback" not in rig.log(leader) + rig.log(standby)
 
 
-def test_check_says_what_is_wrong(rig: Rig) -> None:
-    process = rig.start("a", "launcher", "autoscaler", "--check", "broker.address=null")
+@pytest.mark.parametrize("options", [["--check"], []])
+def test_without_the_brokers_address_it_ends_at_once(rig: Rig, options: list[str]) -> None:
+    process = rig.start("a", "launcher", "autoscaler", *options, "broker.address=null")
     assert process.wait(timeout=30) == 2
     assert rig.log("a").startswith("error: broker.address: not set")
     assert rig.log("a").count("\n") == 1

@@ -162,6 +162,7 @@ def test_a_run_that_goes_on_is_not_joined(tmp_path: Path) -> None:
         ["eval", "model", "--data", "problems.jsonl", "--limit", "0"],
         ["eval", "model", "--data", "problems.jsonl", "--max-tokens", "4000"],
         ["eval", "model", "--data", "problems.jsonl", "--json", "no/such/dir.json"],
+        ["eval", "model", "--data", "problems.jsonl", "--standings", "none.jsonl"],
         ["init-model", "model"],
         ["init-model", "new", "--seed", "-1"],
         ["init-model", "new", "--seed", "4294967296"],

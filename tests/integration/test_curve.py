@@ -27,7 +27,7 @@ from common import messages as m
 from common.client import BrokerClient
 from common.config import RunConfig, dump_config
 from common.curve import Cause, Dialler, Gate
-from common.errors import KeyRefused, UserError
+from common.errors import NotLetIn, UserError
 from common.keys import LETS_IN, KeyRole, Keys, make_keys
 from common.lifecycle import StopFlag
 from common.wire import decode, encode
@@ -323,13 +323,13 @@ def test_a_refused_client_goes_on_once_its_key_is_known(folder: Path, strangers:
     with Broker(blind) as first, contextlib.ExitStack() as stack:
         port = int(first.server.endpoints["actor"].rpartition(":")[2])
         client = stack.enter_context(first.client("actor", keys, resend_s=60.0))
-        with pytest.raises(KeyRefused):
+        with pytest.raises(NotLetIn):
             client.request(m.LeaseWork(kind="generate", version=0), timeout_s=10)
         kept = stack.pop_all()
     with kept, Broker(here, ports={"actor": port}):
 
         def served() -> bool:
-            with contextlib.suppress(KeyRefused):
+            with contextlib.suppress(NotLetIn):
                 return isinstance(client.request(m.LeaseWork(kind="generate", version=0)).header, m.NoWork)
             return False
 
@@ -439,6 +439,18 @@ def test_an_actors_key_gets_weights_and_does_nothing_else(publisher: WeightPubli
     assert (reply.header.request_id, reply.header.version) == (2, 0)
     assert reply.array("chunk", "uint8").view("float32").tolist() == list(range(16))
     assert weight_failures() == before
+
+
+def test_refusals_are_all_counted_and_fill_no_disk(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    counted: list[Cause] = []
+    with zmq.Context() as context:
+        gate = Gate(context, Keys.load(folder, "broker"), lambda name, cause: counted.append(cause))
+        for _ in range(5):
+            gate._refuse("actor", "wrong_key")
+            gate._refuse("actor", "no_key")
+        gate.close()
+    assert len(counted) == 10
+    assert [message.rpartition(" ")[2] for message in caplog.messages] == ["wrong_key", "no_key"]
 
 
 # ------------------------------------------------------------------ processes

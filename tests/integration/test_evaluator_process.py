@@ -22,6 +22,7 @@ import zmq
 
 from common.client import configure_socket, send_frames
 from common.lifecycle import write_atomic
+from common.message_parts import SCHEMA_VERSION
 from common.messages import (
     Ack,
     Header,
@@ -288,6 +289,24 @@ def test_unusable_reward_is_a_user_error(tmp_path: Path, component: dict[str, An
     with evaluator(tmp_path, "tcp://127.0.0.1:9", components=[{"name": "c", **component}]) as process:
         assert process.wait(timeout=60) == 2
     assert f"error: {message}" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("replaced", [True, False])
+def test_a_broker_of_another_schema_version_is_one_line_and_exit_2(
+    replaced: bool, tmp_path: Path, broker: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, also when a broker that was of ours is replaced while a group is graded."""
+    broker.answer = lambda header: Refused(code="invalid", detail="?").model_copy(update={"v": SCHEMA_VERSION + 1})
+    if not replaced:
+        monkeypatch.setattr(f"{__name__}.Welcome", lambda **_: broker.answer(Ack()))
+    broker.add("t", [GOOD], MATH)
+    with evaluator(tmp_path, broker.endpoint) as process:
+        assert process.wait(60) == 2
+    assert len(broker.of(SubmitVerdicts, "t")) == replaced
+    assert (tmp_path / "log").read_text().splitlines()[-1] == (
+        f"error: {broker.endpoint}: schema version {SCHEMA_VERSION + 1} came, {SCHEMA_VERSION} is spoken here: the "
+        "sender is newer; give all processes one image tag"
+    )
 
 
 def test_stop_without_a_broker_ends_the_process_in_seconds(tmp_path: Path, broker: ScriptedBroker) -> None:

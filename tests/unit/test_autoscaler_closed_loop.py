@@ -57,7 +57,7 @@ class River:
 
     def __post_init__(self) -> None:
         self.autoscaler = Autoscaler(
-            self.config, self, lambda names, for_s: None, tell=lambda decision, done: self._tell(decision, done)
+            self.config, self, lambda role, names, for_s: None, tell=lambda decision, done: self._tell(decision, done)
         )
 
     def _tell(self, decision: Decision, done: bool) -> None:

@@ -69,7 +69,7 @@ class Source:
             raise BrokerUnavailable("the broker is away")
         return self.report
 
-    def drain(self, names: list[str], for_s: float) -> None:
+    def drain(self, role: str, names: list[str], for_s: float) -> None:
         self.drained.append((names, for_s))
 
 

@@ -79,7 +79,7 @@ class Monitor:
         self.view.status = status(**self.report)
         return self.view
 
-    def drain(self, names: list[str], for_s: float) -> None:
+    def drain(self, role: str, names: list[str], for_s: float) -> None:
         self.drained.append(names)
 
 

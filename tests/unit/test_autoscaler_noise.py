@@ -31,7 +31,7 @@ class Chance:
         self._random, self._rate, self._grading_s = random.Random(seed), rate, grading_s
         self.pool, self.decisions = MemoryPool(evaluator=1), list[Decision]()
         self._autoscaler = Autoscaler(
-            config, self.pool, lambda names, for_s: None, roles=("evaluator",), tell=self._tell
+            config, self.pool, lambda role, names, for_s: None, roles=("evaluator",), tell=self._tell
         )
 
     def _tell(self, decision: Decision, done: bool) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from common.config import RunConfig
 from launcher.autoscaler.damper import Decision
-from launcher.autoscaler.departures import GRACE_S
+from launcher.autoscaler.departures import GRACE_S, Departure
+from launcher.autoscaler.policy import ScaleRole
 from launcher.autoscaler.pool import Fleet, choose_leaving
 from launcher.autoscaler.scaler import Autoscaler, leases_of
 from tests.unit.autoscaler_inputs import MemoryPool, make_config, status
@@ -25,7 +26,7 @@ class Rig:
         self.autoscaler = Autoscaler(
             config or make_config(),
             self.pool,
-            lambda names, for_s: self.drained.append((names, for_s)),
+            lambda role, names, for_s: self.drained.append((names, for_s)),
             roles=("evaluator",),
             tell=lambda decision, done: self.told.append((decision, done)),
             **kwargs,
@@ -67,6 +68,16 @@ def test_fewer_only_after_those_that_go_have_finished() -> None:
         ("evaluator", 1, ["evaluator-0", "evaluator-2"])
     ]
     assert rig.pool.members["evaluator"] == ["evaluator-1"]
+
+
+@pytest.mark.parametrize("role", ["actor", "evaluator"])
+def test_those_who_go_are_drained_as_what_they_are(role: ScaleRole) -> None:
+    told: list[tuple[ScaleRole, list[str], float]] = []
+    decision = Decision(role, 2, 1, "surplus", "")
+    departure = Departure.begin(decision, 2, ["x-1"], lambda *drain: told.append(drain), now=0.0, drain_s=60.0)
+    assert departure.again({}, lambda *drain: told.append(drain), now=10.0)
+    departure.call_off(lambda *drain: told.append(drain))
+    assert told == [(role, ["x-1"], 90.0), (role, ["x-1"], 80.0), (role, ["x-1"], 0.0)]
 
 
 def test_who_does_not_finish_in_time_is_stopped_all_the_same() -> None:
@@ -150,7 +161,7 @@ def test_floor_and_ceiling_at_once(count: int, after: int, reason: str) -> None:
 
 def test_actors_are_scaled_by_starvation() -> None:
     pool = MemoryPool(actor=1)
-    autoscaler = Autoscaler(make_config(), pool, lambda names, for_s: None, roles=("actor",))
+    autoscaler = Autoscaler(make_config(), pool, lambda role, names, for_s: None, roles=("actor",))
     for at in range(6):
         report = status(
             learner_waiting_s__actors=0.5 * at, staleness__groups=16 * at, counters__groups_generated=16 * at

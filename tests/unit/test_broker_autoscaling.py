@@ -10,8 +10,11 @@ from tests.unit.broker_harness import Harness
 
 
 def drain(h: Harness, *names: str, for_s: float = 60.0) -> None:
-    answer = h.ask(b"monitor", "monitor", m.Drain(names=list(names), for_s=for_s))
-    assert isinstance(answer, m.Ack)
+    for role in ("actor", "evaluator"):
+        of_role = [name for name in names if name.startswith("evaluator") == (role == "evaluator")]
+        if of_role:
+            drained = m.Drain(role=role, names=of_role, for_s=for_s)  # type: ignore[arg-type]
+            assert isinstance(h.ask(b"monitor", "monitor", drained), m.Ack)
 
 
 # ------------------------------------------------------------------ draining
@@ -77,13 +80,33 @@ def test_a_new_process_of_that_name_is_not_the_one_to_go() -> None:
     assert isinstance(h.lease("actor1"), m.Lease)
 
 
+def test_a_drain_ends_by_a_process_of_its_role_alone() -> None:
+    """Whoever may say hello to the broker chooses its name: an evaluator could be called as the actor that is to go."""
+    h = Harness()
+    h.add("t1")
+    h.hello("actor1")
+    drain(h, "actor1")
+    h.hello("actor1", "evaluator", incarnation="another")
+    assert isinstance(h.lease("actor1"), m.NoWork)
+    assert h.status()["draining"] == {"actor1": 60.0}
+
+
+def test_a_drain_is_no_affair_of_a_namesake_in_another_role() -> None:
+    h = Harness()
+    h.add("t1")
+    h.generate()
+    h.hello("actor1", "evaluator")
+    drain(h, "actor1")
+    assert isinstance(h.ask(b"actor1", "evaluator", m.LeaseWork(kind="grade")), m.Lease)
+
+
 @pytest.mark.parametrize("role", ["actor", "evaluator", "learner"])
 def test_only_monitors_may_drain(role: m.Role) -> None:
     h = Harness()
     peer = b"learner" if role == "learner" else f"{role}1".encode()
     if role != "learner":
         h.hello(f"{role}1")
-    refused = h.ask(peer, role, m.Drain(names=["actor9"], for_s=5.0))
+    refused = h.ask(peer, role, m.Drain(role="actor", names=["actor9"], for_s=5.0))
     assert isinstance(refused, m.Refused)
     assert refused.code == "wrong_role"
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from broker_harness import Harness, make_config
 
+from broker import core as core_module
 from broker.records import Reply
 from common import messages as m
 
@@ -191,3 +192,22 @@ def test_an_undelivered_lease_goes_back_at_once_and_unharmed() -> None:
     assert h.state.undelivered(reply, h.now) == []
     assert h.state.undelivered(Reply(b"x", "actor", m.NoWork()), h.now) == []
     assert isinstance(h.submit("actor2", second.header), m.Ack)
+
+
+def test_alarms_of_what_has_ended_are_forgotten_and_the_others_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes a lease and returns it, over and over, leaves two each time: at 1,000 a second for a minute."""
+    monkeypatch.setattr(core_module, "SPARE_ALARMS", 50)
+    h = Harness()
+    h.add("t1")
+    h.add("t2")
+    kept = h.lease("actor2")
+    assert h.lease("evaluator1", wait_s=5.0) is h.lease("evaluator2", wait_s=60.0) is None
+    deadlines = h.state.core.deadlines
+    for _ in range(300):
+        h.give_back("actor1", h.lease("actor1", wait_s=60.0), failed=False)
+        h.advance(0.001)
+        assert len(deadlines) <= 60
+    assert [type(reply.header) for reply in h.advance(5.0)] == [m.NoWork]
+    assert kept.lease_id in h.state.core.leases.active
+    h.advance(5.0)
+    assert kept.lease_id not in h.state.core.leases.active

@@ -47,7 +47,9 @@ def call(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Callable[.
 
 def write(path: Path, **sections: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    tree = make_config("some/model").model_dump(mode="json", exclude_unset=True)
+    tree = make_config("some/model", learner={"collective_timeout_s": 600.0}).model_dump(
+        mode="json", exclude_unset=True
+    )
     path.write_text(yaml.safe_dump(tree | sections))
     return path
 

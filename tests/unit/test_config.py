@@ -111,6 +111,8 @@ def test_a_file_of_another_command_is_known_by_its_sections(name: str, command: 
         ("data.general={source: x.jsonl, last_step: 3}", "did you mean data.general.last_steps?"),
         ("learner.loss.importance=tis_token", "set proximal: recompute"),
         ("learner.loss.dual_clip=1", "learner.loss.dual_clip = 1"),
+        ("learner.collective_timeout_s=200", "let a publish take 200 s, while the learner's other ranks wait at most"),
+        ("weights.transfer_timeout_s=200", "raise that above 620, or lower weights.transfer_timeout_s"),
         ("nonsense", "expected key=value"),
         ("=3", "expected key=value"),
     ],

@@ -164,7 +164,10 @@ def test_a_broken_file_of_a_directory_is_one_line(tmp_path: Path) -> None:
         load_examples(str(tmp_path))
 
 
-def test_a_missing_file_says_that_there_is_no_folder_to_look_in(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_zeroq_data_files_are_looked_for_here_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ZEROQ_DATA", raising=False)
+    looked: list[Path] = []
+    monkeypatch.setattr(Path, "is_file", lambda path: bool(looked.append(path)))
     with pytest.raises(UserError, match=r"neither here nor in \$ZEROQ_DATA \(not set\)"):
         find_file("no_such_problems.jsonl")
+    assert looked == [Path("no_such_problems.jsonl")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from launcher import evaluate as module
 from launcher.eval_plan import EvalSettings, engine_groups, grading_config
 from launcher.evaluate import EvalRequest, evaluate_models, run_evaluation
 from launcher.sampling import Completion, SampledTask, Sampler, SampleRequest
+from recipes.suites.contests import Contest
 from recipes.suites.registry import find_suites
 from recipes.suites.suite import Suite
 from tests.unit.launcher_inputs import make_config, make_model_directory, write_problems
@@ -232,3 +234,31 @@ def test_the_command_starts_no_engine_when_everything_is_there(
     assert "pass@1" in capsys.readouterr().out
     written = json.loads((tmp_path / "all.json").read_text())["results"]
     assert written[str(models["one"])]["sums"]["figures"]["pass_at_1"] == pytest.approx(1 / 3)
+
+
+def test_standings_rate_the_models_among_people(
+    rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"{i} + 1?", "answer": str(i + 1), "contest_id": 7, "index": "AB"[i]} for i in range(2)]
+    (tmp_path / "contest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    suites = [*find_suites([str(tmp_path / "contest.jsonl")]), rig[2][0]]
+    config, settings = grading_config(make_config(tmp_path), []), EvalSettings(k=2, max_tokens=8)
+    names = {str(path): path for path in rig[1].values()}
+    run((config, names, suites), sampler("1", "2"), settings, tmp_path / "out")  # every sample solves one of two
+    monkeypatch.setattr(module, "Sampler", lambda *_, **__: pytest.fail("an engine was started"))
+    seven = Contest("7", {"A": 1, "B": 1}, [2, 1, 0], [1500, 1500, 1500])
+    request = EvalRequest(list(names), suites, settings, out=tmp_path / "out", standings={"7": seven})
+    assert run_evaluation(make_config(tmp_path), request) == 0
+    assert "1500" in capsys.readouterr().out
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = results["results"][str(rig[1]["one"])]
+    assert found["contest"]["figures"]["contests"]["by_contest"] == {"7": pytest.approx(1500, abs=1e-4)}
+    assert "contests" not in found["small"]["figures"]
+    assert [(row.get("rating"), row.get("percentile")) for row in results["rows"][:2]] == [("1500", 0.0), (None, None)]
+    for standings in (
+        {"8": replace(seven, name="8")},
+        {"7": replace(seven, points={"A": 1, "B": 1, "C": 1})},
+    ):
+        other = replace(request, standings=standings, out=None)
+        with pytest.raises(UserError, match=r"--standings: no suite has all problems of a contest of it \([78]\)"):
+            run_evaluation(make_config(tmp_path), other)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import dataclasses
 import stat
@@ -16,9 +17,21 @@ import zmq
 
 from common.config import RunConfig, load_config
 from common.errors import UserError
-from common.keys import DIALS, KEY_ROLES, LETS_IN, KeyRole, Keys, check_keys, files_of, generate, make_keys
+from common.keys import (
+    DIALS,
+    KEY_ROLES,
+    LETS_IN,
+    KeyRole,
+    Keys,
+    _warn_once,
+    check_keys,
+    files_of,
+    generate,
+    make_keys,
+)
 from common.lifecycle import RunPaths
 from launcher.cli import main
+from learner.node import place_of
 
 
 @pytest.fixture
@@ -114,6 +127,58 @@ def test_keys_of_other_machines_cannot_be_made_here(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"security\.keys: name the folder"):
         check_keys(config, "actor")
     assert not list(tmp_path.iterdir())
+
+
+OPEN = {
+    "host": "0.0.0.0",
+    "address": "broker.lab",
+    "ports": dict.fromkeys(("learner", "actor", "evaluator", "monitor"), 1),
+}
+
+
+@pytest.mark.parametrize(
+    ("role", "sections", "named"),
+    [
+        ("broker", {"broker": OPEN}, "broker.host=0.0.0.0,"),
+        ("evaluator", {"broker": OPEN}, "broker.address=broker.lab,"),
+        ("monitor", {"broker": OPEN}, "broker.address=broker.lab,"),
+        ("monitor", {"broker": {"host": "10.0.0.6"}}, "broker.host=10.0.0.6,"),
+        ("learner", {"broker": OPEN, "weights": {"host": "::"}}, "broker.address=broker.lab, weights.host=::,"),
+        ("actor", {"weights": {"host": "0.0.0.0", "address": "10.0.0.7"}}, "at weights.address=10.0.0.7,"),
+        ("actor", {"weights": {"host": "10.0.0.8"}}, "at weights.host=10.0.0.8,"),
+    ],
+)
+def test_plaintext_beyond_this_machine_is_warned_of_once(
+    role: KeyRole, sections: dict[str, Any], named: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_once.cache_clear()
+    config = configuration(security={"mode": "off"}, **sections)
+    for _ in range(2):
+        assert Keys.for_process(config, RunPaths(tmp_path), role) is None
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert named in record.message
+    assert "security.mode=curve" in record.message
+
+
+def test_plaintext_between_nodes_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    _warn_once.cache_clear()
+    options = argparse.Namespace(rendezvous="learner-0.lab:7620", rank=0, nodes=1)
+    place_of(configuration(security={"mode": "off"}), options)
+    assert "--rendezvous=learner-0.lab," in caplog.text
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.0.1", "::1", "localhost"])
+def test_plaintext_on_this_machine_is_not_warned_of(
+    host: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _warn_once.cache_clear()
+    sections = {"broker": {**OPEN, "host": host, "address": host}, "weights": {"host": host}}
+    for role in KEY_ROLES:
+        Keys.for_process(configuration(security={"mode": "off"}, **sections), RunPaths(tmp_path), role)
+    dialled_by_loopback = configuration(security={"mode": "off"}, broker={"host": "0.0.0.0"})
+    Keys.for_process(dialled_by_loopback, RunPaths(tmp_path), "evaluator")
+    assert not caplog.records
 
 
 def test_plaintext_needs_no_keys(tmp_path: Path) -> None:

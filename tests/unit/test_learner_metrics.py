@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
+from common.lifecycle import RunPaths
 from common.metrics import REGISTRY
 from learner import metrics
 from learner.batch import BatchFigures, build_batch
 from learner.checkpoint import CheckpointStore, TrainingState
+from learner.loop import Learner
 from learner.ranks import Ranks
 from learner.session import BrokerSession
 from learner.step_log import StepLog, export_batch
@@ -100,6 +102,30 @@ def test_what_is_not_known_is_absent(tmp_path: Path) -> None:
     log.write(2, 1, batch_figures(), step_figures(entropy=None, sampler_kl=None, ratio=None), TIMES, [])
     names = ("kl_nats", "mfu_ratio", "entropy_nats", "sampler_kl_nats", "importance_ratio_mean")
     assert [value(name) for name in names] == [None] * 5
+
+
+def test_names_of_rewards_that_no_component_has_are_one_label(tmp_path: Path) -> None:
+    """Whoever holds an evaluator's key names the rewards of its verdicts, but not the series of the learner."""
+    group = make_group(rewards=[1, 0, 0, 1])
+    for number, verdict in enumerate(group.header.verdicts):
+        verdict.rewards[f"made up {number}"] = float(number)
+    session = SimpleNamespace(
+        top_up=lambda: None,
+        poll_groups=lambda version, seconds: True,
+        intake=SimpleNamespace(collected=lambda: [group]),
+    )
+    with Ranks((config := make_config("m")).learner) as ranks:
+        process: Any = SimpleNamespace(config=config, paths=RunPaths(tmp_path), stop=False)
+        learner = Learner(process, ranks, lambda process: pytest.fail("no publisher is needed"))
+        learner.session = session  # type: ignore[assignment]
+        taken = learner.take()
+    assert taken is not None
+    assert taken[1] is not None
+    assert taken[1].rewards.keys() == {"accuracy", "other"}
+    assert taken[1].rewards["other"][0] == 1.5
+    export_batch(taken[1], max_staleness=1)
+    assert value("reward_component_mean", reward="other") == 1.5
+    assert value("reward_component_mean", reward="made up 0") is None
 
 
 def test_tokens_past_the_bound_are_a_violation_and_masked_ones_are_not() -> None:

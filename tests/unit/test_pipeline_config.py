@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UserError
+from launcher.stages.checks import check_stages
 from recipes.pipeline.config import load_pipeline, merged
 from recipes.pipeline.manifest import (
     Artefact,
@@ -28,10 +29,14 @@ stages:
 """
 
 
-def _load(tmp_path: Path, text: str, *overrides: str) -> object:
+def _write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "pipeline.yaml"
     path.write_text(text)
-    return load_pipeline(path, list(overrides))
+    return path
+
+
+def _load(tmp_path: Path, text: str, *overrides: str) -> object:
+    return load_pipeline(_write(tmp_path, text), list(overrides))
 
 
 def test_references_are_found_resolved_and_escaped() -> None:
@@ -77,6 +82,12 @@ def test_a_pipeline_loads_with_overrides_and_kinds_by_name(tmp_path: Path) -> No
         ("stages.world.scale=0", r"stages\.world: scale = 0: "),
         ("stages.sft=3", r"stages\.sft: expected settings"),
         ("defaults.run.model=@world.base", r"defaults\.run\.model = @world\.base: no stage 'world' comes before"),
+        ("stages.preferences={model: m, endpoint: {base_url: 'http://h/v1', model: j}}", "name the prompts of helpful"),
+        ("stages.preferences={model: m, safety: {problems: [{path: p}]}}", "name who judges: endpoint"),
+        (
+            "stages.preferences={model: m, judge_model: j, helpful: {problems: [{path: p}], sampling: {samples: 1}}}",
+            r"helpful\.sampling\.samples: 1 makes no pair; sample 2 or more",
+        ),
         ("stagess=3", "unknown key stagess; did you mean stages"),
     ],
 )
@@ -84,6 +95,14 @@ def test_wrong_pipelines_are_refused_in_one_line(tmp_path: Path, change: str, me
     with pytest.raises(UserError, match=message) as caught:
         _load(tmp_path, SMALL, change)
     assert "\n" not in str(caught.value)
+
+
+def test_both_engines_of_preferences_are_checked_before_the_first_stage(tmp_path: Path) -> None:
+    text = "stages: {preferences: {model: m, judge_model: j, safety: {problems: [{path: p}]}}}"
+    check_stages(load_pipeline(_write(tmp_path, text)))
+    for section in ("run", "judge_run"):
+        with pytest.raises(UserError, match=rf"stages\.preferences\.{section}: unknown key actr"):
+            check_stages(load_pipeline(_write(tmp_path, text), [f"stages.preferences.{section}.actr.device=cpu"]))
 
 
 def test_merging_goes_key_by_key_and_replaces_lists() -> None:

@@ -101,6 +101,15 @@ def test_a_stop_ends_with_130_and_the_stage_goes_on_later(stages: Stages, config
     assert stages.calls.count("sft") == 2
 
 
+def test_changed_defaults_of_sampling_are_refused(stages: Stages, tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    stage = "{model: m, judge_model: j, safety: {problems: [{path: p}]}}"
+    path.write_text(f"run: {{dir: {tmp_path}, name: made}}\nstages: {{preferences: {stage}}}\n")
+    assert _run(path) == EXIT_OK
+    with pytest.raises(UserError, match="stage preferences is done, but not as it would be run now"):
+        _run(path, "defaults.sampling.actor.replicas=2")
+
+
 def test_changed_settings_are_refused_until_redo(stages: Stages, config: Path) -> None:
     _run(config)
     with pytest.raises(UserError, match=r"stage sft is done, but not .*: data\[?.*--redo sft"):

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from common.config import RunConfig
 from common.errors import UserError
+from common.lifecycle import StopFlag
 from common.messages import Verdict
 from launcher.pipeline_report import append_result, markdown, over_seeds, read_results
-from launcher.sampling import Completion
+from launcher.sampling import Completion, SampledTask, SampleRequest
+from launcher.stages import StageContext
 from launcher.stages.evaluate import suite_figures, table_row
 from launcher.stages.held_out import refuse_held_out
+from launcher.stages.judging import make_asker
+from launcher.stages.preferences import make_preferences, pair_up, to_label
 from launcher.stages.sampling import Sampled, SampleLog
 from launcher.stages.selecting import graded_tasks, source_of
 from launcher.stages.supervised import check_tokenizers, note_tokenizer, user_rows
 from recipes.datasets import Example
+from recipes.pipeline.config import Defaults, PreferenceSource, PreferencesStage, Problems
+from recipes.stages.ask import Question, SamplerAsker
 from recipes.stages.corpus import CorpusRow, write_corpus
 from recipes.stages.few_shot import parse_few_shot
 from recipes.tiny_model import create_tokenizer
@@ -91,6 +100,84 @@ def test_graded_tasks_carry_kind_language_and_the_part_that_counts() -> None:
     general = graded_tasks([replace(sampled, example=_example(kind="general", language="python"))])[0]
     assert (general.kind, general.domain, general.language) == ("general", "general", None)
     assert source_of(_example(source="https://host/gym")) == "gym"
+
+
+def test_every_two_usable_samples_of_a_prompt_are_a_pair() -> None:
+    said = [_completion(f"<think>t</think><answer>{text}</answer>") for text in ("a", "b", "c", "d", "e", "e ", "f")]
+    nothing, cut = _completion("<think>t</think><answer> </answer>"), _completion("<answer>g</answer>", clipped=True)
+    sampled = [Sampled(_example(family="notes"), "p", [said[0], cut, nothing, *said[1:]])]
+    candidates, lost = pair_up(sampled, "summary")
+    assert [(c.id, c.message, c.prompt, c.first, c.second, c.source) for c in candidates] == [
+        ("sums/1/0", "1 + 1 =", "p", said[0].text, said[1].text, "notes"),
+        ("sums/1/1", "1 + 1 =", "p", said[2].text, said[3].text, "notes"),
+    ]
+    assert lost == {"unusable": 2, "equal": 1}
+    assert [reply.id for reply in to_label([Sampled(_example(), "p", [cut, _completion(" "), said[0]])])] == [
+        "sums/1/2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("aspect", "verdict", "says"),
+    [
+        ("helpful", "A=B", "helpful: no pair is kept .unusable 0, equal 0, judged 1, unclear 0, below margin 1, "),
+        ("safety", "perhaps", "safety: no response is labelled .cut off 0, safe 0, unsafe 0, unclear 2."),
+    ],
+)
+def test_a_judge_that_decides_nothing_is_the_users_to_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aspect: str, verdict: str, says: str
+) -> None:
+    sampled = [Sampled(_example(), "p", [_completion("<answer>a</answer>"), _completion("<answer>b</answer>")])]
+    asker = SamplerAsker(lambda prompts: [f"VERDICT: {verdict}"] * len(prompts), model="m")
+    monkeypatch.setattr("launcher.stages.preferences._sample", lambda context: {aspect: sampled})
+    monkeypatch.setattr("launcher.stages.preferences.make_asker", lambda context: nullcontext(asker))
+    source = PreferenceSource(problems=[Problems(path="p.jsonl")])
+    settings = PreferencesStage(model="m", judge_model="j", **{aspect: source})  # type: ignore[arg-type]
+    context = StageContext("preferences", settings, Defaults(), tmp_path, 3, StopFlag(), lambda text: None)
+    with pytest.raises(UserError, match=says):
+        make_preferences(context)
+    assert not (tmp_path / f"{aspect}.parquet").exists()
+
+
+def test_a_local_judge_has_keys_and_a_temperature_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    create_tokenizer().save_pretrained(tmp_path / "judge")
+    (tmp_path / "judge" / "config.json").write_text('{"vocab_size": 1000, "max_position_embeddings": 512}')
+    (tmp_path / "judge" / "model.safetensors").write_text("")
+    seen: list[Any] = []
+
+    class FakeSampler:
+        def __init__(self, config: RunConfig, **_: Any) -> None:
+            seen.append(config)
+
+        def __enter__(self) -> FakeSampler:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            seen.append("closed")
+
+        def sample(self, requests: list[SampleRequest]) -> list[SampledTask]:
+            seen.extend(requests)
+            return [SampledTask(r.key, [_completion(f"reply {r.key}")]) for r in reversed(requests)]
+
+    monkeypatch.setattr("launcher.stages.judging.Sampler", FakeSampler)
+    settings = PreferencesStage(
+        model="m",
+        safety=PreferenceSource(problems=[Problems(path="p.jsonl")]),
+        judge_model=str(tmp_path / "judge"),
+        judge_temperature=0.5,
+        run={"data": {"template": "r1_zero"}, "seed": 7},
+        judge_run={"data": {"template": "bare"}},
+    )
+    context = StageContext("preferences", settings, Defaults(), tmp_path, 3, StopFlag(), lambda text: None)
+    with make_asker(context) as asker:
+        assert asker.model.endswith(", temperature 0.5")
+        assert not seen  # no engine before the first question
+        assert list(asker.ask([Question("a", "one?"), Question("b", "two?")])) == [(0, "reply 0"), (1, "reply 1")]
+    config, first, _, closed = seen
+    assert (config.data.template, config.seed, closed) == ("bare", 3, "closed")
+    assert first.sampling.temperature == 0.5
+    assert "one?" in first.record["prompt"]
+    assert "Assistant" not in first.record["prompt"]
 
 
 def test_conversations_of_a_user_go_through_the_chat_template(tmp_path: Path) -> None:

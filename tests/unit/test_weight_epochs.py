@@ -9,6 +9,7 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from common.config import WeightsSection
 from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
 from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs, Phase
@@ -92,6 +93,11 @@ def finished(actions: list[Action]) -> list[Finished]:
 @pytest.fixture
 def machine() -> Machine:
     return Machine()
+
+
+def test_the_configuration_knows_how_long_a_publish_may_take() -> None:
+    section = WeightsSection(ready_timeout_s=READY_S, transfer_timeout_s=TRANSFER_S)
+    assert section.longest_publish_s == Machine().epochs.longest_publish_s == 2 * READY_S + 3 * TRANSFER_S
 
 
 def test_publish_without_actors_ends_at_once_and_serves_those_who_come(machine: Machine) -> None:

@@ -1,0 +1,90 @@
+"""The broker's shell against peers that mean it no good: what they can make it write to disk and hold in memory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import zmq
+
+from broker import server as server_module
+from broker.server import Server
+from common import messages as m
+from common.lifecycle import StopFlag
+from common.wire import encode
+from tests.unit.broker_harness import make_config
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """A broker in plaintext, at work."""
+    stop = StopFlag()
+    with Server(make_config()) as made:
+        thread = threading.Thread(target=made.serve, args=[stop])
+        thread.start()
+        yield made
+        stop.set()
+        thread.join(10)
+
+
+@pytest.fixture
+def peer() -> Iterator[zmq.Socket[bytes]]:
+    """A socket that has room for one message."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.linger = 0
+        socket.rcvhwm = 1
+        socket.setsockopt(zmq.RCVBUF, 4096)
+        yield socket
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_bad_messages_are_all_counted_and_fill_no_disk(
+    server: Server, peer: zmq.Socket[bytes], caplog: pytest.LogCaptureFixture
+) -> None:
+    peer.connect(server.endpoints["actor"])
+    for _ in range(100):
+        peer.send(b"garbage")
+    wait_until(lambda: server.num_undecodable == 100, "all are counted")
+    assert [record.message[:36] for record in caplog.records] == ["message on the actor socket refused:"]
+
+
+def test_failed_attempts_fill_no_disk(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Server(make_config()) as server:
+        for number in range(3 * server_module.MAX_FAILURE_LINES):
+            server.state.core.failures.append(f"attempt {number}")
+            server._log_failures()
+    assert not server.state.core.failures
+    assert caplog.messages == [f"attempt {number}" for number in range(server_module.MAX_FAILURE_LINES)]
+
+
+def test_replies_that_are_never_read_are_not_kept_without_end(
+    peer: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What waits for one peer is bounded; the broker goes on, and answers others."""
+    monkeypatch.setattr(server_module, "MAX_UNREAD", 20)
+    stop = StopFlag()
+    with Server(make_config()) as server, zmq.Context() as context, context.socket(zmq.DEALER) as other:
+        thread = threading.Thread(target=server.serve, args=[stop])
+        thread.start()
+        try:
+            peer.connect(server.endpoints["monitor"])
+            for _ in range(20_000):
+                peer.send_multipart(encode(m.GetStatus()))
+                if server.num_undeliverable:
+                    break
+            wait_until(lambda: server.num_undeliverable > 0, "the rest is dropped")
+            other.linger = 0
+            other.connect(server.endpoints["monitor"])
+            other.send_multipart(encode(m.GetStatus()))
+            assert other.poll(10_000), "the broker answers nobody else"
+        finally:
+            stop.set()
+            thread.join(10)

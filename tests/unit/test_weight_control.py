@@ -1,0 +1,81 @@
+"""The weights socket against an actor's key in the wrong hands: what it can have written to disk and held in memory."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from common.messages import Join, PullFiles
+from common.wire import encode
+from learner.weights import WeightPublisher, control
+from tests.integration.weights_fakes import weights_config
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each message of the publisher could be sent."""
+    outcomes: list[bool] = []
+    send = control.ControlServer._send
+
+    def spy(self: control.ControlServer, *args: Any) -> bool:
+        outcomes.append(send(self, *args))
+        return outcomes[-1]
+
+    monkeypatch.setattr(control.ControlServer, "_send", spy)
+    return outcomes
+
+
+@pytest.fixture
+def connect(sent: list[bool], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], zmq.Socket[bytes]]]:
+    """Makes sockets, each with room for one message, to a publisher whose bounds are low."""
+    monkeypatch.setattr(control, "_MAX_UNREAD", 20)
+    monkeypatch.setattr(control, "_MAX_JOIN_LINES", 2)
+    publisher = WeightPublisher(weights_config(), host="127.0.0.1")
+    with zmq.Context() as context, contextlib.ExitStack() as stack:
+        stack.callback(publisher.close)
+
+        def make() -> zmq.Socket[bytes]:
+            socket = stack.enter_context(context.socket(zmq.DEALER))
+            socket.linger, socket.rcvhwm = 0, 1
+            socket.setsockopt(zmq.RCVBUF, 4096)
+            socket.connect(publisher.endpoint)
+            return socket
+
+        yield make
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def test_answers_that_are_never_read_are_not_kept_without_end(
+    connect: Callable[[], zmq.Socket[bytes]], sent: list[bool]
+) -> None:
+    deaf, other = connect(), connect()
+    for _ in range(50_000):
+        deaf.send_multipart(encode(PullFiles()))
+        if False in sent:
+            break
+    wait_until(lambda: False in sent, "the rest is dropped")
+    other.send_multipart(encode(PullFiles()))
+    assert other.poll(10_000), "nobody else is answered"
+
+
+def test_joins_without_end_fill_no_disk(
+    connect: Callable[[], zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    socket = connect()
+    for number in range(5):
+        socket.send_multipart(encode(Join(name=f"a{number}", incarnation="i")))
+    socket.send_multipart(encode(PullFiles()))
+    assert socket.poll(10_000), "no answer"
+    assert caplog.messages == [f"weights: actor a{number} joins" for number in range(2)]
