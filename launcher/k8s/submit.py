@@ -28,7 +28,8 @@ from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
 PENDING = "zeroq/restart-pending"
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_ROOMS = ("control", "actor", "learner", "evaluator")
+_ROOMS = {"control", "actor", "learner", "evaluator"}
+_CONTAINERS = {"broker", "learner", "prepare", "actor", "evaluator", "autoscaler"}
 _SHOWN_KEYS = 4
 
 
@@ -84,6 +85,7 @@ def submit(
     config = read_for_cluster(path, overrides, present.tree)
     check_leases(config, {workload.role: grace_s(found) for workload, found in present.workloads.items()})
     notes = about_graders(config, present.workloads, cluster.namespace)
+    notes += about_images(present.workloads) if image_tag is not None else []
     keys = changed_keys(present.config, config) if present.config is not None else None
     plan = make_plan(present, keys, image_tag)
     print(f"namespace {cluster.namespace} of {cluster.server}")
@@ -227,17 +229,29 @@ def with_tag(image: str, tag: str) -> str:
 
 
 def is_ours(image: str) -> bool:
-    """Whether it is one of zeroq's images, in whatever registry and folder."""
+    """Whether it is called as deploy/docker calls one of zeroq's images (actor, actor-cpu, zeroq-evaluator-models), in
+    whatever registry and folder."""
     name = image.partition("@")[0].rpartition("/")[2].partition(":")[0]
-    return "zeroq" in image and any(name == room or name.endswith(f"-{room}") for room in _ROOMS)
+    return not _ROOMS.isdisjoint(name.split("-"))
 
 
 def _retagged(containers: list[Object], tag: str | None) -> dict[str, str]:
-    """Images that change, by container."""
+    """Images that change, by container; containers of others, such as a mesh's, are let alone."""
     if tag is None:
         return {}
-    wanted = {c["name"]: with_tag(c["image"], tag) for c in containers if is_ours(c["image"])}
-    return {c["name"]: wanted[c["name"]] for c in containers if wanted.get(c["name"], c["image"]) != c["image"]}
+    ours = {c["name"]: c["image"] for c in containers if c["name"] in _CONTAINERS and is_ours(c["image"])}
+    return {name: with_tag(image, tag) for name, image in ours.items() if with_tag(image, tag) != image}
+
+
+def about_images(workloads: dict[Workload, Object]) -> list[str]:
+    """What to say about images that another tag is not given to, because they are not called like zeroq's."""
+    pods = {workload.name: found["spec"]["template"]["spec"] for workload, found in workloads.items()}
+    return [
+        f"{name}, container {c['name']}: {c['image']} is not called like one of zeroq's images and stays as it is"
+        for name, pod in pods.items()
+        for c in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
+        if c["name"] in _CONTAINERS and not is_ours(c["image"])
+    ]
 
 
 def _shown(keys: list[str]) -> str:

@@ -156,7 +156,7 @@ class FakeKubernetes:
         labels = {"app.kubernetes.io/component": component, "app.kubernetes.io/part-of": "zeroq"}
         pod = {
             "terminationGracePeriodSeconds": 90,
-            "containers": [{"name": component, "image": image}],
+            "containers": [{"name": component.removesuffix("-models"), "image": image}],
             **({"initContainers": [{"name": "prepare", "image": image}]} if component == "learner" else {}),
         }
         body = {

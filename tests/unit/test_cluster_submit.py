@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from launcher.k8s.cluster_config import dump
 from launcher.k8s.submit import PENDING, RESTARTED_AT, is_ours, with_tag
 from tests.unit.cluster_rig import CONFIG, LOCAL, WORKLOADS, Run, fake, zeroq
 from tests.unit.fake_kubernetes import FakeKubernetes, Fault
+from tests.unit.manifests import ROOT, objects
 
 __all__ = ["fake", "zeroq"]  # fixtures
 
@@ -246,10 +248,39 @@ def test_tags(image: str, expected: str) -> None:
 
 
 def test_only_our_images_change() -> None:
-    assert is_ours("registry:5000/team/zeroq/actor:1")
+    bake = (ROOT / "deploy" / "docker" / "docker-bake.hcl").read_text()
+    images = re.findall(r"\$\{REGISTRY\}(/[a-z-]+):", bake)
+    assert len(images) >= 8
+    for name in images:
+        assert is_ours(f"registry:5000/team{name}:1"), name
     assert is_ours("team/zeroq-actor:1")
     assert not is_ours("prom/prometheus:v2")
-    assert not is_ours("other/actor:1")
+    assert not is_ours("other/reactor:1")
+
+
+@pytest.mark.parametrize("source", ["plain", "overlays/cpu", "overlays/gvisor", "overlays/reward-models"])
+def test_another_tag_reaches_every_image_that_the_manifests_name(fake: FakeKubernetes, zeroq: Run, source: str) -> None:
+    """With one of another version left behind, a run stands still."""
+    wanted = {}
+    for manifest in objects(source):
+        role = manifest["metadata"]["name"].removeprefix("zeroq-")
+        if manifest["kind"] not in ("Deployment", "StatefulSet") or role not in WORKLOADS:
+            continue
+        there = fake.get(WORKLOADS[role], f"zeroq-{role}")["spec"]["template"]["spec"]
+        there |= {key: manifest["spec"]["template"]["spec"].get(key, []) for key in ("containers", "initContainers")}
+        wanted[role] = [with_tag(c["image"], "0.2.0") for c in [*there["containers"], *there["initContainers"]]]
+    assert zeroq("submit", CONFIG, "--image-tag", "0.2.0")[0] == 0
+    for role, images in wanted.items():
+        there = fake.get(WORKLOADS[role], f"zeroq-{role}")["spec"]["template"]["spec"]
+        assert [c["image"] for c in [*there["containers"], *there["initContainers"]]] == images
+
+
+def test_an_image_that_keeps_its_tag_is_named(fake: FakeKubernetes, zeroq: Run) -> None:
+    container = fake.get("deployments", "zeroq-actor")["spec"]["template"]["spec"]["containers"][0]
+    container |= {"name": "actor", "image": "team/sampler:7"}
+    code, out, _ = zeroq("submit", CONFIG, "--image-tag", "0.2.0")
+    assert code == 0
+    assert "note: zeroq-actor, container actor: team/sampler:7 is not called like one of zeroq's images" in out
 
 
 def test_the_configuration_survives_the_round_trip() -> None:
