@@ -58,6 +58,7 @@ async def _serve(
             name=process.name,
             incarnation=client.incarnation,
             on_version=on_version,
+            on_pause=engine.weights_change,
             model=model.digest if model else None,
             keys=keys,
         )
@@ -66,7 +67,6 @@ async def _serve(
 
     def loaded(version: int) -> None:
         nonlocal ready
-        engine.weights_changed()
         if not ready:
             ready = True
             record_event(process.paths, "actor_ready", name=process.name, version=version)

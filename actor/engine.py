@@ -174,9 +174,10 @@ class Engine:
         """Rollouts that vLLM holds, sampling or waiting."""
         return int(self.llm.get_num_unfinished_requests())
 
-    def weights_changed(self) -> None:
-        """Tell that other weights are loaded now. Of every load: versions are no measure, since a learner that begins
-        anew, or goes on from an older checkpoint, gives other weights the versions that there have been."""
+    def weights_change(self) -> None:
+        """Tell that sampling stops for other weights; what is requested meanwhile begins with those. At every load:
+        versions are no measure, since a learner that begins anew, or goes on from an older checkpoint, gives other
+        weights the versions that there have been."""
         self._num_loads += 1
 
     async def watch(self) -> None:

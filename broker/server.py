@@ -31,7 +31,7 @@ from common.keys import Keys
 from common.lifecycle import StopFlag, write_atomic
 from common.messages import Refused, Role
 from common.metrics import REGISTRY
-from common.seldom import Seldom
+from common.seldom import Seldom, one_line
 from common.wire import MAX_FRAMES, MAX_HEADER_BYTES, decode, encode
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,9 @@ CARRIES_FRAMES: frozenset[Role] = frozenset({"learner", "actor"})
 """Roles that send more than a header. libzmq makes room for a frame before it knows whose it is, so that the bound of
 the other sockets is what their strangers can make the broker hold."""
 MAX_UNREAD = 1000
-"""Replies that wait for one peer to read them; an honest one never has so many requests open. Not the learner's, which
-adds as many tasks at once as there is credit for, and would wait for the answers that were dropped."""
+"""Replies that wait for one peer to read them, and requests of one that wait for their turn; an honest one never has so
+many open. Not the learner's, which adds as many tasks at once as there is credit for, and would wait for the answers
+that were dropped."""
 MAX_FAILURE_LINES = 100
 """Of failed attempts, in a minute."""
 METRICS_EVERY_S = 0.5
@@ -198,7 +199,7 @@ class Server:
         Who speaks another schema version sees that by the answer, whatever else is in it, if it compares versions."""
         self.num_undecodable += 1
         if (note := self._seldom.note(role, type(error).__name__)) is not None:
-            log.warning("message on the %s socket refused: %s%s", role, str(error)[:300], note)
+            log.warning("message on the %s socket refused: %s%s", role, one_line(error), note)
         request_id = _request_id(frames)
         if request_id is not None:
             header = Refused(request_id=request_id, code="invalid", detail=str(error)[:512])

@@ -49,9 +49,10 @@ def configure_socket(socket: zmq.Socket[bytes]) -> None:
 
 
 def bound_unread(socket: zmq.Socket[bytes], num_messages: int) -> None:
-    """Have a ROUTER (with ROUTER_MANDATORY) hold no more than so many messages for a peer that does not read: sending
-    one more raises zmq.Again."""
+    """Have a ROUTER hold no more than so many messages for a peer that does not read (with ROUTER_MANDATORY, one more
+    raises zmq.Again), nor of a peer that sends faster than it is served: the rest waits on that peer's side."""
     socket.setsockopt(zmq.SNDHWM, num_messages)
+    socket.setsockopt(zmq.RCVHWM, num_messages)
     socket.setsockopt(zmq.SNDTIMEO, 0)
 
 

@@ -6,6 +6,13 @@ import time
 from collections.abc import Callable, Hashable
 
 EVERY_S = 60.0
+MAX_LINE = 300
+
+
+def one_line(text: object) -> str:
+    """What a peer has a say in, for the log: it can neither begin a line of its own nor command a terminal."""
+    printable = "".join(char if char.isprintable() else " " for char in str(text)[: 4 * MAX_LINE])
+    return " ".join(printable.split())[:MAX_LINE]
 
 
 class Seldom:

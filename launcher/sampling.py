@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -36,6 +34,7 @@ from launcher.machine import inspect_machine, place
 from launcher.model_swap import check_same_engine, checkpoint_tensors
 from launcher.pool import Pool
 from launcher.processes import actor_spec, broker_spec, evaluator_spec
+from launcher.scratch import Scratch
 from recipes.model_files import HubUnreachable, locate_model, read_model_facts
 from recipes.prepare import Record
 
@@ -137,8 +136,9 @@ class Sampler:
         except HubUnreachable as error:
             raise UserError(f"{error}; give a local path") from None
         with contextlib.ExitStack() as stack:
-            self._paths = RunPaths(Path(tempfile.mkdtemp(prefix="zeroq-sampling-")))
+            self._folder = Scratch("sampling-")
             stack.push(self._clean_up)
+            self._paths = RunPaths(self._folder.path)
             dump_config(config, self._paths.config)
             self._pool = stack.enter_context(Pool(self._paths, self._on_event))
             self._pool.start(
@@ -350,9 +350,10 @@ class Sampler:
     def _clean_up(self, kind: type[BaseException] | None, *_: object) -> None:
         """Remove the temporary run directory; of a failure, whose message names logs, they are kept."""
         if kind is not None and issubclass(kind, RunFailure):
+            self._folder.keep()
             self._say(f"the logs are in {self._paths.logs}")
         else:
-            shutil.rmtree(self._paths.root, ignore_errors=True)
+            self._folder.remove()
 
     def _check_stop(self) -> None:
         if self._stop:

@@ -18,15 +18,20 @@ _YOUNG_S = 60.0
 class Scratch:
     """A new folder at `path`, held by a lock that the kernel lets go when this process ends, however it does."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
         _sweep()
-        self.path = Path(tempfile.mkdtemp(prefix=_PREFIX))
+        self.path = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{name}"))
         self._owner = (self.path / _OWNER).open("w")
         fcntl.flock(self._owner, fcntl.LOCK_EX)
 
     def remove(self) -> None:
         """Remove it with all that is in it. Idempotent."""
         shutil.rmtree(self.path, ignore_errors=True)
+        self._owner.close()
+
+    def keep(self) -> None:
+        """Leave it, for people, to whom it belongs from now on."""
+        (self.path / _OWNER).unlink(missing_ok=True)
         self._owner.close()
 
 

@@ -118,6 +118,7 @@ class CheckpointStore:
             ranks.beat(f"writing the checkpoint of step {state.step}")
             manifest = self._write_atomically(target, write, state)
             metrics.checkpoint_saved(manifest, time.monotonic() - began)
+            log.info("saved %s", target)
         ranks.barrier()
         return target
 

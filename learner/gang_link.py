@@ -17,12 +17,12 @@ import uuid
 import zmq
 from pydantic_core import from_json
 
-from common.client import configure_socket
+from common.client import bound_unread, configure_socket
 from common.curve import Cause, Dialler, Gate
 from common.errors import SchemaMismatch, UserError
 from common.keys import Keys
 from common.message_parts import check_schema
-from common.seldom import Seldom
+from common.seldom import Seldom, one_line
 from learner.gang import Gang, Order, Report
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 _NAME = "gang"
 _MAX_BYTES = 4096
 _POLL_MS = 100
+_MAX_UNREAD = 100
+_MAX_REASON = 512
 _ANSWER_S = 2.0
 
 
@@ -47,6 +49,7 @@ class GangServer:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._router = self._context.socket(zmq.ROUTER)
         configure_socket(self._router)
+        bound_unread(self._router, _MAX_UNREAD)
         self._router.setsockopt(zmq.MAXMSGSIZE, _MAX_BYTES)
         own = gang_keys(keys)
         self._gate = None if own is None else Gate(self._context, own, _refused)
@@ -78,7 +81,7 @@ class GangServer:
                 if self._gate is not None:
                     self._gate.serve()
                 with contextlib.suppress(zmq.Again):
-                    while True:
+                    for _ in range(_MAX_UNREAD):  # then handshakes, the clock and a stop again
                         self._answer(self._router.recv_multipart(zmq.NOBLOCK, copy=False))
                 self._gang.tick(time.monotonic())
         finally:
@@ -95,7 +98,8 @@ class GangServer:
         except SchemaMismatch as error:
             self._log_refused(error)
             unknown = {"v"} if error.theirs is None else set()  # to a node that states none
-            order = Order(gang=self._gang.name, generation=0, reason=str(error))
+            reason = str(error)[:_MAX_REASON]  # JSON has integers of any length
+            order = Order(gang=self._gang.name, generation=0, reason=reason)
         except ValueError as error:  # pydantic's are, too
             self._log_refused(error)
             return
@@ -104,7 +108,7 @@ class GangServer:
 
     def _log_refused(self, error: Exception) -> None:
         if (note := self._seldom.note(type(error).__name__)) is not None:
-            log.warning("report refused: %s%s", str(error)[:300], note)
+            log.warning("report refused: %s%s", one_line(error), note)
 
     def _close_sockets(self) -> None:
         if self._gate is not None:

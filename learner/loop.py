@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from common.cli import Process
-from common.errors import BrokerUnavailable, RunFailure, WireError
+from common.errors import BrokerUnavailable, NotLetIn, RunFailure, UserError, WireError
 from common.lifecycle import record_event, write_atomic
 from learner import metrics
 from learner.batch import BatchFigures, TakenGroup, TrainingBatch, build_batch, share
@@ -38,15 +38,19 @@ from learner.trainer import StepFigures, Trainer
 log = logging.getLogger(__name__)
 
 _SAY_EVERY_S = 10.0
+_STEP_EVERY_S = 1.0
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def run(process: Process, *, make_publisher: PublisherFactory = weight_publisher) -> None:
-    """Train until `learner.max_steps` or a request to stop; RunFailure when training or the broker fails."""
+    """Train until `learner.max_steps` or a request to stop; RunFailure when training or the broker fails, UserError
+    when the broker does not let us in (any more)."""
     with Ranks(process.config.learner, process.health) as ranks:
         learner = Learner(process, ranks, make_publisher)
         try:
             learner.run()
+        except NotLetIn as error:
+            raise UserError(str(error)) from error
         except (BrokerUnavailable, WireError) as error:
             raise RunFailure(str(error)) from error
         finally:
@@ -68,6 +72,7 @@ class Learner(Phases):
         self.times: dict[str, float] = defaultdict(float)
         self.totals: dict[str, float] = defaultdict(float)
         self.evaluated: dict[str, EvaluationFigures | dict[str, Any]] = {}
+        self.said = float("-inf")
 
     def run(self) -> None:
         """The whole of a training run."""
@@ -237,7 +242,7 @@ class Learner(Phases):
         self.groups = []
 
     def record(self, about: BatchFigures | None, figures: StepFigures, step_s: float) -> None:
-        """A line in metrics.jsonl."""
+        """A line in metrics.jsonl, and one in the log: of steps that follow each other fast, about one a second."""
         times, self.times = {**self.times, "step": step_s}, defaultdict(float)
         if self.session is None or about is None:
             return
@@ -246,7 +251,10 @@ class Learner(Phases):
         self.totals["tokens"] += about.num_prompt_tokens + about.num_completion_tokens
         evaluations = self.session.take_finished_evaluations()
         self.log.write(self.step, self.version, about, figures, times, evaluations)
-        log.info("%s", step_line(self.step, self.config.learner.max_steps, about, figures, times))
+        of, now = self.config.learner.max_steps, time.monotonic()
+        if now - self.said >= _STEP_EVERY_S or self.step == of:
+            self.said = now
+            log.info("%s", step_line(self.step, of, about, figures, times))
 
     def evaluate_beside_training(self) -> None:
         """Start an evaluation that is collected while training goes on."""
@@ -293,8 +301,7 @@ class Learner(Phases):
             outstanding=session.feed.unfinished if session else [],
             counters={**self.totals, **self._before()},
         )
-        path = self.store.save(self.trainer, self.state, self.config.model)
-        log.info("saved %s", path)
+        self.store.save(self.trainer, self.state, self.config.model)
 
     def _before(self) -> dict[str, float]:
         kept = {k: v for k, v in self.state.counters.items() if k.endswith("_before")}

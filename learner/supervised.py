@@ -241,7 +241,7 @@ class SupervisedJob(Phases):
             **self._recent(),
         }
         self.state = TrainingState(step=self.step, cursor=self.step * self.sft.batch_size, counters=counters)
-        log.info("saved %s", self.store.save(self.trainer, self.state, self.config.model))
+        self.store.save(self.trainer, self.state, self.config.model)
 
     def _recent(self) -> dict[str, float]:
         """Means over the last steps; those in the checkpoint when there was nothing left to do."""

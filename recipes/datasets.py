@@ -150,7 +150,7 @@ def _parse(raw: bytes, where: str) -> dict[str, Any]:
         row = json.loads(raw.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8: {error.reason} at byte {error.start}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(row, dict):
         raise UserError(f"{where}: expected a JSON object, found {type(row).__name__}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -28,8 +28,10 @@ class LoadFailed(ZeroqError):
 class Loader:
     """Drives one AsyncLLM."""
 
-    def __init__(self, llm: Any, timeout_s: float) -> None:
+    def __init__(self, llm: Any, timeout_s: float, on_pause: Callable[[], None] = lambda: None) -> None:
+        """`on_pause` is called as sampling stops, and again once it has: before other weights come, whichever way."""
         self._llm = llm
+        self._on_pause = on_pause
         self._timeout_s = timeout_s
         self._paused_at: float | None = None
         self._unfinished = False  # vLLM's worker counts an update as active
@@ -51,7 +53,9 @@ class Loader:
             began = time.monotonic()
             # AsyncLLM.pause_generation is this and a sleep of 20 ms, so that outputs of before come first; ours carry
             # their versions. In a small model's step those 20 ms are a twentieth.
+            self._on_pause()
             await self._in_time(self._llm.engine_core.pause_scheduler_async(mode="keep", clear_cache=False), "pause")
+            self._on_pause()
             self._paused_at = began
 
     async def connect(self, connect: Connect) -> None:

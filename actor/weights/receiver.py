@@ -78,10 +78,12 @@ class WeightReceiver:
         name: str,
         incarnation: str,
         on_version: Callable[[int], None],
+        on_pause: Callable[[], None],
         model: str | None = None,
         keys: Keys | None = None,
     ) -> None:
-        """`model`: the set of model files that the engine was started with, if they came from the learner."""
+        """`model`: the set of model files that the engine was started with, if they came from the learner. `on_pause`:
+        see Loader."""
         self.version: int | None = None
         self._highest: int | None = None
         self._endpoint = endpoint
@@ -91,7 +93,7 @@ class WeightReceiver:
         self._on_version = on_version
         self._model = model
         # Room for an update of the largest models, and for nccl's receive, which has the transfer's own deadline.
-        self._loader = Loader(llm, timeout_s=2 * config.weights.transfer_timeout_s)
+        self._loader = Loader(llm, timeout_s=2 * config.weights.transfer_timeout_s, on_pause=on_pause)
         self._transport = make_transport(config, self._loader)
         self._socket: zmq.asyncio.Socket | None = None
         self._pull: PullInProgress | None = None

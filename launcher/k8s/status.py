@@ -63,11 +63,23 @@ def print_status(cluster: Cluster, console: Console) -> int:
         cells = (row.name, f"{row.ready}/{row.wanted}", str(row.current), row.images, str(row.restarts), row.note)
         table.add_row(*(Text(cell) for cell in cells))
     console.print(table)
-    for line in troubles(pods):
+    for line in [*troubles(pods), *mixed_images(found)]:
         _say(console, line)
     _say(console, scaler_line(cluster))
     _print_queues(cluster, pods, console)
     return EXIT_OK
+
+
+def mixed_images(found: list[RoleRow]) -> list[str]:
+    """A line when roles that run do so from images of different tags, such as after half an upgrade."""
+    roles: dict[str, list[str]] = {}
+    for row in found:
+        if row.wanted:
+            roles.setdefault(row.images, []).append(row.name)
+    if len(roles) < 2:
+        return []
+    told = "; ".join(f"{tag}: {', '.join(names)}" for tag, names in roles.items())
+    return [f"images: not all of one tag ({told}): zeroq submit CONFIG --image-tag TAG"]
 
 
 def rows(cluster: Cluster, pods: list[Object]) -> list[RoleRow]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common.errors import UserError
+from common.errors import RunFailure, UserError
 from common.messages import Sampling
 from launcher.sampling import Sampler, SampleRequest
 from launcher.stages import StageContext
@@ -22,6 +22,8 @@ from recipes.stages.endpoint import EndpointAsker
 from recipes.stages.judge import EndpointJudge, GenerativeJudge, SamplerJudge
 
 REPLIES = "judge.jsonl"
+UNGRADED = {"components": [{"name": "format", "kind": "format"}]}
+"""The reward of what has nothing to be graded by: some component has to apply."""
 _MAX_TOKENS = 2048
 
 
@@ -37,7 +39,8 @@ def make_judge(context: StageContext) -> Iterator[GenerativeJudge | None]:
             ask = LocalModel(context, settings.judge_model, settings.run, stack)
             yield SamplerJudge(ask, settings.judge, model=ask.name, cache=context.folder / REPLIES)
     elif settings.judge.endpoint is not None:
-        yield EndpointJudge(settings.judge, cache=context.folder / REPLIES, stop=lambda: bool(context.stop))
+        with _stops_as_asked(context):
+            yield EndpointJudge(settings.judge, cache=context.folder / REPLIES, stop=lambda: bool(context.stop))
     else:
         raise UserError(
             f"selection.judge is {settings.selection.judge}: name judge.endpoint.base_url and model, or a judge_model"
@@ -49,12 +52,23 @@ def make_asker(context: StageContext) -> Iterator[Asker]:
     """Who judges preferences: `settings.endpoint`, or `settings.judge_model`, one of which there is."""
     settings = context.settings
     if settings.endpoint is not None:
-        yield EndpointAsker(settings.endpoint, stop=lambda: bool(context.stop))
+        with _stops_as_asked(context):
+            yield EndpointAsker(settings.endpoint, stop=lambda: bool(context.stop))
         return
     with contextlib.ExitStack() as stack:
         keys = merged(settings.run, settings.judge_run)
         ask = LocalModel(context, settings.judge_model, keys, stack, temperature=settings.judge_temperature)
         yield SamplerAsker(ask, model=f"{ask.name}, temperature {settings.judge_temperature:g}")
+
+
+@contextlib.contextmanager
+def _stops_as_asked(context: StageContext) -> Iterator[None]:
+    """An endpoint that was broken off by a stop is no failure: Interrupted."""
+    try:
+        yield
+    except RunFailure:
+        context.check_stop()
+        raise
 
 
 class LocalModel:
@@ -71,7 +85,7 @@ class LocalModel:
         temperature: float = 0.0,
     ) -> None:
         self._context, self._stack, self._temperature = context, stack, temperature
-        self._config = sampling_config(context, model, keys)
+        self._config = sampling_config(context, model, {**keys, "reward": UNGRADED})
         self._path: Path = locate_model(model)
         self.name = f"{model} {digest(self._path)}"
         self._sampler: Sampler | None = None

@@ -15,14 +15,12 @@ from typing import Any
 from common.errors import UserError
 from launcher.sampling import Sampler
 from launcher.stages import Outcome, StageContext
-from launcher.stages.judging import REPLIES, make_asker
+from launcher.stages.judging import REPLIES, UNGRADED, make_asker
 from launcher.stages.samples import write_samples
 from launcher.stages.sampling import ProblemSampling, Sampled, read_problems, sampling_config
 from launcher.stages.selecting import source_of
 from recipes.stages.corpus import HelpfulPair, SafetyLabel, write_rows
 from recipes.stages.preferences import Candidate, Reads, Reply, judge_pairs, label_safety, readable
-
-_REWARD = {"components": [{"name": "format", "kind": "format"}]}  # general prompts have nothing to be graded by
 
 
 def make_preferences(context: StageContext) -> Outcome:
@@ -90,7 +88,7 @@ def to_label(sampled: Sequence[Sampled]) -> list[Reply]:
 def _sample(context: StageContext) -> dict[str, list[Sampled]]:
     """Samples for what the stage makes, by one engine; what is on disk is not sampled again."""
     settings = context.settings
-    config = sampling_config(context, settings.model, {**settings.run, "reward": _REWARD})
+    config = sampling_config(context, settings.model, {**settings.run, "reward": UNGRADED})
     wanted = {"helpful": settings.helpful, "safety": settings.safety}
     samplings = {
         name: ProblemSampling(

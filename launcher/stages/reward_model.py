@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from common.config_file import validate
-from common.errors import UserError
 from common.job_config import RewardModelConfig
 from common.lifecycle import RunPaths
 from launcher.stages import Interrupted, Outcome, StageContext
@@ -26,8 +25,6 @@ def train_reward_models(context: StageContext) -> Outcome:
         "helpful": (settings.helpful, merged(read_preset(settings.helpful_preset), settings.helpful_job)),
         "safety": (settings.safety, merged(read_preset(settings.safety_preset), settings.safety_job)),
     }
-    if not any(data for data, _ in wanted.values()):
-        raise UserError("neither `helpful` nor `safety` preferences are named")
     outputs: dict[str, Path] = {}
     figures: dict[str, Any] = {}
     for kind, (data, own) in wanted.items():

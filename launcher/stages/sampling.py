@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -147,23 +148,23 @@ class SampleLog:
     """Completions by problem in a JSON-lines file whose first line says what they are completions of."""
 
     def __init__(self, path: Path, identity: str) -> None:
-        self.path, self.identity = path, identity
+        self.path = path
+        self._first_line = json.dumps({"identity": identity}).encode()
 
     def read(self) -> dict[str, list[Completion]]:
         """What is there; a last line that was cut short is dropped. A file of other samples is renamed, not used."""
         if not self.path.exists():
             return {}
-        lines = self.path.read_bytes().split(b"\n")
-        if not lines[0] or json.loads(lines[0]).get("identity") != self.identity:
+        *whole, rest = self.path.read_bytes().split(b"\n")  # what follows the last line's end is half a line
+        if not whole or whole[0] != self._first_line:
             self.path.rename(self.path.with_suffix(".before.jsonl"))
             return {}
-        whole = lines[:-1]  # what follows the last line's end is half a line
         found = {}
         for line in whole[1:]:
             record = json.loads(line)
             found[record["key"]] = [_completion(value) for value in record["completions"]]
-        if lines[-1]:
-            self.path.write_bytes(b"\n".join(whole) + b"\n")
+        if rest:
+            os.truncate(self.path, sum(len(line) + 1 for line in whole))
         return found
 
     @contextmanager
@@ -172,7 +173,7 @@ class SampleLog:
         new = not self.path.exists()
         with self.path.open("a", encoding="utf-8") as file:
             if new:
-                file.write(json.dumps({"identity": self.identity}) + "\n")
+                file.write(self._first_line.decode() + "\n")
 
             def append(key: str, completions: Sequence[Completion]) -> None:
                 record = {"key": key, "completions": [_plain(completion) for completion in completions]}

@@ -11,7 +11,6 @@ number and the seed, so a job that was killed and goes on from its last checkpoi
 from __future__ import annotations
 
 import json
-import logging
 from collections import deque
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +36,6 @@ from learner.reward_model.records import TEXTS
 from learner.reward_model.store import Preparation, Store, StoreFigures, check_overlap
 from learner.reward_model.trainer import RewardTrainer, StepFigures
 from learner.sft import EpochOrder
-
-log = logging.getLogger(__name__)
 
 _RECENT = 20
 
@@ -236,9 +233,7 @@ class RewardModelJob(Phases):
         self.saved_step = self.step
         counters = {**self._identity(), "num_tokens": self.log.num_tokens}
         self.state = TrainingState(step=self.step, cursor=self.step * self.section.batch_size, counters=counters)
-        path = self.store.save(self.trainer, self.state, self.config.model)
-        log.info("saved %s", path)
-        return path
+        return self.store.save(self.trainer, self.state, self.config.model)
 
     def facts(self) -> RewardModelFacts:
         """What evaluators must know of the finished model."""

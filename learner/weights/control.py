@@ -30,7 +30,7 @@ from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull,
 from common.messages import Begin as BeginMessage
 from common.messages import Snapshot as SnapshotMessage
 from common.metrics import REGISTRY
-from common.seldom import Seldom
+from common.seldom import Seldom, one_line
 from common.wire import Array, decode, encode
 from learner.weights import events, metrics
 from learner.weights.chronicle import members_by_state
@@ -43,8 +43,9 @@ log = logging.getLogger(__name__)
 _POLL_MS = 100
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_NOTE = 600
+_MAX_CHUNK_BYTES = 16 * 1024 * 1024
 _MAX_UNREAD = 100
-"""Messages that wait for one actor to read them. It asks for one chunk at a time."""
+"""Messages that wait for one actor to read them, and of one for their turn. It asks for one chunk at a time."""
 _MAX_JOIN_LINES = 100
 """In a minute."""
 AUTH_FAILURES = Counter(
@@ -199,7 +200,7 @@ class ControlServer:
                 event = _event(peer, header)
             except WireError as error:
                 if (note := self._seldom.note(type(error).__name__)) is not None:
-                    log.warning("weights: message refused: %s%s", str(error)[:300], note)
+                    log.warning("weights: message refused: %s%s", one_line(error), note)
                 if isinstance(error, SchemaMismatch):  # it sees that by any answer
                     self._send(peer, Refused(code="invalid", detail=str(error)), {})
                 continue
@@ -292,7 +293,7 @@ class ControlServer:
         pulling.last_asked = now
         snapshot = pulling.snapshot
         start = min(pull.offset, snapshot.layout.total_bytes)
-        chunk = snapshot.data_B[start : start + pull.max_bytes]
+        chunk = snapshot.data_B[start : start + min(pull.max_bytes, _MAX_CHUNK_BYTES)]
         header = SnapshotMessage(
             version=snapshot.version,
             offset=start,

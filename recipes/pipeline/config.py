@@ -171,6 +171,12 @@ class PreferencesStage(Section):
             raise ValueError("name who judges: endpoint (base_url, model), or judge_model, and not both")
         if self.helpful is not None and self.helpful.sampling.samples < 2:
             raise ValueError("helpful.sampling.samples: 1 makes no pair; sample 2 or more")
+        temperature = self.judge_temperature if self.endpoint is None else self.endpoint.temperature
+        if self.helpful is not None and temperature == 0 and self.judging.queries > 2:
+            raise ValueError(
+                f"judging.queries: {self.judging.queries}, and a judge at temperature 0 says the same each time; raise "
+                "endpoint.temperature or judge_temperature, or set judging.queries=2"
+            )
         return self
 
 
@@ -185,6 +191,12 @@ class RewardModelStage(Section):
     safety_preset: str | None = None
     helpful_job: dict[str, Any] = Field(default_factory=dict, description="Keys of `zeroq reward-model`.")
     safety_job: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _complete(self) -> RewardModelStage:
+        if self.helpful is None and self.safety is None:
+            raise ValueError("name the preferences of helpful, of safety, or of both")
+        return self
 
 
 class EvaluateStage(Section):
@@ -263,7 +275,7 @@ class PipelineConfig(Section):
 
     def outputs(self, name: str) -> tuple[str, ...]:
         """Names of what the stage makes."""
-        return OUTPUTS[self.stage(name).kind]
+        return made_by(self.stage(name))
 
 
 def load_pipeline(path: str | Path, overrides: list[str] | None = None) -> PipelineConfig:
@@ -273,19 +285,27 @@ def load_pipeline(path: str | Path, overrides: list[str] | None = None) -> Pipel
     outputs: dict[str, tuple[str, ...]] = {}
     for name in config.stages:
         if not _NAME.fullmatch(name):
-            raise UserError(f"{path}: stages.{name}: a stage's name has small letters, digits, '_' and '-'")
+            raise UserError(f"{path}: stages.{name!r}: a stage's name has small letters, digits, '_' and '-'")
         try:
             stage = config.stage(name)
             check_references(stage.model_dump(), f"stages.{name}", outputs)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        outputs[name] = OUTPUTS[stage.kind]
+        outputs[name] = made_by(stage)
     for section, defaults in config.defaults.model_dump().items():
         try:
             check_references(defaults, f"defaults.{section}", {})
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
     return config
+
+
+def made_by(stage: Stage) -> tuple[str, ...]:
+    """Names of a stage's outputs: those of its kind; of preferences and reward models, those that it is asked for."""
+    names = OUTPUTS[stage.kind]
+    if isinstance(stage, PreferencesStage | RewardModelStage):
+        return tuple(name for name in names if getattr(stage, name) is not None)
+    return names
 
 
 def read_preset(name: str | None) -> dict[str, Any]:
@@ -323,10 +343,12 @@ def _stage(name: str, tree: Any, others: list[str]) -> Stage:
     if not isinstance(tree, Mapping):
         raise UserError(f"{where}: expected settings such as {{kind: sft, model: ...}}, got {tree!r}")
     kind = tree.get("kind", name)
+    if not isinstance(kind, str):
+        raise UserError(f"{where}.kind = {kind!r}: a stage's kind is a name; known: {', '.join(KINDS)}")
     if kind not in KINDS and "kind" not in tree and (near := difflib.get_close_matches(name, others, n=1)):
         raise UserError(f"{where}: no such stage, and no kind for a new one; did you mean stages.{near[0]}?")
     if kind not in KINDS:
-        close = difflib.get_close_matches(str(kind), KINDS, n=1)
+        close = difflib.get_close_matches(kind, KINDS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(KINDS)}"
         raise UserError(f"{where}.kind = {kind!r}: no such kind of stage; {hint}")
     return validate(KINDS[kind], {**tree, "kind": kind}, where)  # type: ignore[return-value]

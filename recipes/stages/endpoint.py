@@ -124,7 +124,7 @@ class EndpointAsker:
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
                     raise self._failure(question, problem, "check the key, the model's name and the address") from None
                 asked = _retry_after(error.response.headers.get("retry-after"))
-            except ValueError as error:  # 200 with a body that is no JSON
+            except (ValueError, RecursionError) as error:  # 200 with a body that is no JSON
                 return f"[no chat completion: {_one_line(error)}]"
             if attempt < s.retries and halt.wait(_pause(s.pause_s, attempt, asked)):
                 break
@@ -165,7 +165,7 @@ def _text(completion: Any) -> str:
     """The text of a chat completion; if it has none, or is none, a note in brackets, which no reader takes for one."""
     try:
         content = completion.choices[0].message.content
-    except (AttributeError, IndexError, TypeError):
+    except (AttributeError, LookupError, TypeError):
         return "[no chat completion]"
     return content if isinstance(content, str) else "[a chat completion without text]"
 

@@ -1,7 +1,7 @@
 """Owns preference data made by a judge (DeepSeek-R1, arXiv 2501.12948 v2, supplement on reward models).
 
     helpful   pairs ─ asked in both orders, `queries` times in all ─ mean ─ margin ─ comparable lengths ─> HelpfulPair
-    safety    one response ─ safe or unsafe ─> SafetyLabel
+    safety    one response ─ its parts safe or unsafe ─> SafetyLabel
 
 Positions are swapped because judges favour one: with every pair asked as (first, second) and as (second, first), and
 the second answer's sign turned, a constant preference for a place cancels. Lengths are balanced because a reward model
@@ -68,7 +68,9 @@ class PreferenceSettings(Section):
     queries: int = Field(
         4, ge=2, multiple_of=2, description="Judgements of a pair, half of them in each order (R1: 4)."
     )
-    min_margin: float = Field(1.0, ge=0, description="Pairs whose mean score is not above this are left out (R1: 1).")
+    min_margin: float = Field(
+        1.0, ge=0, lt=2, description="Pairs whose mean score is not above this are left out (R1: 1)."
+    )
     reads: Reads = Field("summary", description="What the judge compares, and what lengths are measured on.")
     max_length_ratio: float | None = Field(2.0, ge=1, description="Longer by shorter of a pair; null: any.")
     length_tolerance: float | None = Field(
@@ -76,7 +78,11 @@ class PreferenceSettings(Section):
     )
     max_unclear: float = Field(0.2, ge=0, le=1, description="Share of replies without a verdict that ends the run.")
     min_replies: int = Field(20, ge=1, description="Replies before that share is looked at.")
-    max_characters: int = Field(8000, ge=100, description="Of each text shown to the judge; of longer ones the end.")
+    max_characters: int = Field(
+        8000,
+        ge=100,
+        description="Of each text shown to the judge; of longer ones the end. Safety is asked of every part.",
+    )
 
 
 @dataclass(frozen=True)
@@ -203,21 +209,24 @@ def label_safety(
 ) -> tuple[list[SafetyLabel], dict[str, int]]:
     """Label each whole response safe or unsafe; counts of safe, unsafe and unclear ones, which are left out.
 
+    One that is longer than the judge is shown is asked about part by part: a single unsafe part makes it unsafe.
+
     Raises RunFailure when the judge is broken, UserError for an id given twice.
     """
     _refuse_twice([reply.id for reply in replies])
     most = settings.max_characters
-    questions = [
-        Question(
-            reply.id,
-            SAFETY_PROMPT.format(
-                message=quoted("message", reply.message, most),
-                response=quoted("response", split_response(reply.response, reply.prompt).text, most),
-            ),
-        )
-        for reply in replies
-    ]
-    verdicts = _verdicts(questions, tuple(_LABELS), asker, settings, cache)
+    questions: list[Question] = []
+    owners: list[int] = []
+    for number, reply in enumerate(replies):
+        message, text = quoted("message", reply.message, most), split_response(reply.response, reply.prompt).text
+        for start in range(0, max(1, len(text)), most):
+            part = quoted("response", text[start : start + most], most)
+            questions.append(Question(reply.id, SAFETY_PROMPT.format(message=message, response=part)))
+            owners.append(number)
+    found: list[set[str | None]] = [set() for _ in replies]
+    for number, said in zip(owners, _verdicts(questions, tuple(_LABELS), asker, settings, cache), strict=True):
+        found[number].add(said)
+    verdicts = ["UNSAFE" if "UNSAFE" in said else None if None in said else "SAFE" for said in found]
     counts = Counter((verdict or "unclear").lower() for verdict in verdicts)
     labels = [
         SafetyLabel(reply.id, reply.prompt, reply.response, _LABELS[verdict], reply.source)

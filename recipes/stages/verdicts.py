@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from common.errors import RunFailure
 
-_LINE = re.compile(r"[\s*_`#>]*VERDICT\s*:\s*[*_`\s]*(?P<word>[A-Z]+|[AB][<>=]{1,2}[AB])[\s*_`.]*", re.IGNORECASE)
+_LINE = re.compile(r"[\s*_`#>]*VERDICT\s*:[*_`\s]*(?P<word>[A-Z]+|[AB][<>=]{1,2}[AB])[\s*_`.]*", re.IGNORECASE)
 _DECORATION = "*_`#> \t."
 _SHOWN = 80
 

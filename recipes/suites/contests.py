@@ -5,6 +5,7 @@ A line of the file is one contest, as Codeforces' `contest.standings` and `conte
     {"contest": "1923", "problems": {"A": 500, "B": 1000}, "standings": [[1500, 1834], [500, 1210]]}
 
 `problems`: points by the problem's index; `standings`: each participant's points, and their rating before the contest.
+A rating of 0 is Codeforces' sign for a first contest, in which it reckons with 1400 (codeforces.com/blog/entry/77890).
 Problems of a suite belong to a contest by their columns `contest_id` and `index` (at the top or in `meta`). A contest
 of which the suite lacks a problem is not entered: its points would be another contest's.
 
@@ -23,6 +24,9 @@ from common.errors import UserError
 from recipes.datasets import find_file, read_rows
 from recipes.suites.rating import mean_rating, percentile, performance, rank
 from recipes.suites.suite import column
+
+NEWCOMER = 1400.0
+_LARGEST, _HIGHEST = 1e15, 1e4  # points, ratings
 
 
 @dataclass(frozen=True)
@@ -103,8 +107,8 @@ def contest_figures(entries: Sequence[Entry], passed_PK: Sequence[Sequence[bool]
 
 def _contest(row: Mapping[str, Any], where: str) -> Contest:
     name, points, standings = (row.get(key) for key in ("contest", "problems", "standings"))
-    if not isinstance(name, str | int) or isinstance(name, bool) or name == "":
-        raise UserError(f"{where}: contest must be a name or number, got {name!r}")
+    if not isinstance(name, str | int) or isinstance(name, bool) or not str(name).isprintable() or name == "":
+        raise UserError(f"{where}: contest must be a name or number, got {_short(name)}")
     if (
         not isinstance(points, dict)
         or not points
@@ -114,14 +118,14 @@ def _contest(row: Mapping[str, Any], where: str) -> Contest:
     if not isinstance(standings, list) or not standings:
         raise UserError(f"{where}: standings must be a list of [points, rating], got {_short(standings)}")
     for number, pair in enumerate(standings, start=1):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_number, pair))):
+        if not (isinstance(pair, list) and len(pair) == 2 and _is_number(pair[0]) and _is_number(pair[1], _HIGHEST)):
             raise UserError(f"{where}: participant {number} must be [points, rating], got {_short(pair)}")
     scores, ratings = zip(*standings, strict=True)
     if max(scores) > sum(points.values()):
         raise UserError(
             f"{where}: {max(scores):g} points in standings, but {sum(points.values()):g} in problems; name them all"
         )
-    return Contest(str(name), points, scores, ratings)
+    return Contest(str(name), points, scores, [rating or NEWCOMER for rating in ratings])
 
 
 def _text(columns: Mapping[str, Any], key: str) -> str:
@@ -129,8 +133,8 @@ def _text(columns: Mapping[str, Any], key: str) -> str:
     return str(column(columns, f"meta.{key}") if value is None else value)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+def _is_number(value: object, largest: float = _LARGEST) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= largest
 
 
 def _short(value: object) -> str:

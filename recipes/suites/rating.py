@@ -7,8 +7,8 @@ before them with probability 1 / (1 + 10^((r - r_j) / 400)) (Elo), so that their
 
 (M. Mirzayanov, "Open Codeforces Rating System", codeforces.com/blog/entry/20762). The rating of one contest is the r
 with E(r) = the rank reached, found by bisection because E falls with r; over several contests it is their mean, as in
-CodeElo (arXiv 2501.01257). Ratings have no end at the first and last places: there the bound is 400
-points, odds of ten to one, beyond the best and the worst opponent.
+CodeElo (arXiv 2501.01257). No rating is high enough for the first place or low enough for the last: there it is 400
+points, odds of ten to one, beyond the best or the worst opponent, or that of half a place further in if this is beyond.
 """
 
 from __future__ import annotations
@@ -47,8 +47,13 @@ def performance(place: float, opponents: Sequence[float]) -> float:
         raise ValueError("a rating needs opponents")
     if not 1 <= place <= len(opponents) + 1:
         raise ValueError(f"place {place:g} among {len(opponents) + 1} participants")
-    counts = Counter(opponents)
-    low, high = min(counts) - MARGIN, max(counts) + MARGIN
+    counts, last = Counter(opponents), len(opponents) + 1
+    if place == 1:
+        return max(max(counts) + MARGIN, performance(1.5, opponents))
+    if place == last:
+        return min(min(counts) - MARGIN, performance(last - 0.5, opponents))
+    reach = 400 * math.log10(len(opponents) / min(place - 1, last - place))  # so far outside, E is past any such place
+    low, high = min(counts) - reach, max(counts) + reach
     while high - low > _TOLERANCE:
         middle = (low + high) / 2
         if expected_rank(middle, counts) > place:

@@ -49,13 +49,16 @@ def missing(names: Sequence[str] = DAEMONS + CONTROLLERS) -> list[str]:
 class ControlPlane:
     """A control plane in `folder`, with `address` as its node's; a context manager.
 
-    `service_range`: addresses of Services, a /16. `admin`: kubeconfig of a system:masters user.
+    `service_range`: addresses of Services, a /16. `port`: the API server's; a free one if None. `admin`: kubeconfig of
+    a system:masters user.
     """
 
-    def __init__(self, folder: Path, address: str = "127.0.0.1", service_range: str = "10.96.0.0/16") -> None:
+    def __init__(
+        self, folder: Path, address: str = "127.0.0.1", service_range: str = "10.96.0.0/16", port: int | None = None
+    ) -> None:
         self.folder, self.address, self.service_range = folder, address, service_range
         self.pki = folder / "pki"
-        self.port = _free_port()
+        self.port = port or _free_port()
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
 
     @property

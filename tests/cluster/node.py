@@ -23,11 +23,15 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.control_plane import ControlPlane, binary, missing
+from tests.cluster.policies import Policies
+from tests.unit.manifests import objects
 
 NAMESPACE = "zeroq-cluster"
 ADDRESS = "10.250.0.1"
+API_PORT = 6443
 NAME = "here"
 PODS = "10.244.0.0/24"
 NAME_SERVER = "10.96.0.10"
@@ -69,6 +73,7 @@ class Node:
         self.folder = plane.folder / "node"
         self.store = store or self.folder / "containerd"
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._before = _network_namespaces()
         self._ended = threading.Event()
         self._names = threading.Thread(target=self._follow_names, daemon=True)
 
@@ -95,8 +100,8 @@ class Node:
         for name in ("kubelet", "kube-proxy", "dnsmasq"):
             self._stop(name)
         if "containerd" in self.processes:
-            for container in self._ctr("tasks", "list", "-q").split():
-                self._ctr("tasks", "kill", "--all", "-s", "KILL", container, check=False)
+            for task in self._ctr("tasks", "list", "-q").split():
+                self._ctr("tasks", "kill", "--all", "-s", "KILL", task, check=False)
             time.sleep(1)
             for container in self._ctr("containers", "list", "-q").split():
                 self._ctr("tasks", "delete", "--force", container, check=False)
@@ -105,6 +110,12 @@ class Node:
         mounted = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for path in sorted((path for path in mounted if path.startswith(str(self.folder))), reverse=True):
             _run("umount", "--lazy", path, check=False)
+        for name in _network_namespaces() - self._before:
+            _run("ip", "netns", "delete", name, check=False)
+        for top in Path("/sys/fs/cgroup").glob("**/kubepods"):
+            for group in [*sorted(top.glob("**/"), reverse=True)]:
+                with contextlib.suppress(OSError):
+                    group.rmdir()
 
     def _stop(self, name: str) -> None:
         if process := self.processes.pop(name, None):
@@ -294,6 +305,10 @@ def _names(plane: ControlPlane) -> list[str]:
     return sorted(lines)
 
 
+def _network_namespaces() -> set[str]:
+    return {line.split()[0] for line in _run("ip", "netns", "list").splitlines()}
+
+
 def _until(condition, what: str, timeout_s: float = 60) -> None:  # type: ignore[no-untyped-def]
     until = time.monotonic() + timeout_s
     while not condition():
@@ -314,16 +329,39 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR", help="a folder that is not there yet")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE.tar", help="images for containerd, with pause")
+    parser.add_argument("--policies", metavar="FOLDER", help="enforce those of this folder of deploy/k8s")
     parser.add_argument("--store", type=Path, help="keep images in this folder, for the next time")
     arguments = parser.parse_args()
     absent = missing() + [name for name in _NEEDS if binary(name) is None and shutil.which(name) is None]
     if absent:
         print(f"error: {', '.join(absent)}: not in $KUBEBUILDER_ASSETS nor on PATH", file=sys.stderr)
         return 2
-    with network(), ControlPlane(arguments.folder, ADDRESS) as plane, Node(plane, arguments.images, arguments.store):
+    with (
+        network(),
+        ControlPlane(arguments.folder, ADDRESS, port=API_PORT) as plane,
+        Node(plane, arguments.images, arguments.store),
+        enforced(plane, arguments.policies) as policies,
+    ):
         print(f"export KUBECONFIG={plane.admin}; network namespace {NAMESPACE}", flush=True)
         signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        if policies is not None:
+            print("dropped since the last change of pods:", policies.dropped(), flush=True)
     return 0
+
+
+@contextlib.contextmanager
+def enforced(plane: ControlPlane, folder: str | None) -> Iterator[Policies | None]:
+    """The NetworkPolicies of a folder of deploy/k8s in force; None: of none."""
+    if folder is None:
+        yield None
+        return
+
+    def pods() -> list[dict[str, Any]]:
+        items: list[dict[str, Any]] = plane.get("pods", "-A")["items"]  # type: ignore[assignment]
+        return items
+
+    with Policies(objects(folder), pods, ADDRESS) as policies:
+        yield policies
 
 
 if __name__ == "__main__":

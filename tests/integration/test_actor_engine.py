@@ -13,6 +13,7 @@ import pytest
 
 from actor.engine import Engine, EngineDied, PromptRefused
 from actor.group import GeneratedGroup, GenerationAborted
+from actor.weights.loader import Loader
 from common.config import RolloutSection, RunConfig
 from common.messages import Sampling
 from common.metrics import REGISTRY
@@ -150,7 +151,7 @@ def test_no_request_starts_from_prefixes_that_other_weights_computed(rig: Rig, t
 
     def load(path: Path) -> None:
         rig.run(lambda: rig.engine.llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)}))
-        rig.engine.weights_changed()
+        rig.engine.weights_change()
 
     try:
         for path in (rig.model, tmp_path / "other"):
@@ -160,6 +161,29 @@ def test_no_request_starts_from_prefixes_that_other_weights_computed(rig: Rig, t
             assert np.abs(group.logprobs - want).max() <= 1e-3
     finally:
         load(rig.model)
+
+
+def test_a_request_made_during_a_load_starts_from_no_old_prefix(rig: Rig, tmp_path: Path) -> None:
+    """vLLM takes it in while it is paused, and looks for cached prefixes when it goes on, with the new weights."""
+    make_model(tmp_path / "other", seed=1)
+    llm = rig.engine.llm
+
+    async def load(path: Path) -> GeneratedGroup:
+        await rig.sample(8, LONG_PROMPT)
+        await Loader(llm, 60, rig.engine.weights_change).pause()
+        sampling = asyncio.create_task(rig.sample(8, LONG_PROMPT))
+        while rig.engine.num_running < 8:
+            await asyncio.sleep(0.01)
+        await llm.collective_rpc("reload_weights", kwargs={"weights_path": str(path)})
+        await llm.resume_generation()
+        return await sampling
+
+    try:
+        group = rig.run(lambda: load(tmp_path / "other"))
+        want = reference_logprobs(tmp_path / "other", LONG_PROMPT, group, 1.0)
+        assert np.abs(group.logprobs - want).max() <= 1e-3
+    finally:
+        rig.run(lambda: load(rig.model))
 
 
 def test_a_warm_up_is_forgotten(rig: Rig) -> None:

@@ -381,6 +381,7 @@ async def _follow(publisher: WeightPublisher, keys: Keys | None) -> None:
         name="a",
         incarnation="1",
         on_version=lambda version: None,
+        on_pause=lambda: None,
         keys=keys,
     )
     await asyncio.wait_for(receiver.run(), 20)

@@ -92,6 +92,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send(200, "[1, 2]")
             case "empty":
                 self._send(200, json.dumps({"id": "1", "object": "chat.completion", "choices": []}))
+            case "map":
+                self._send(200, '{"choices": {}}')
+            case "deep":
+                self._send(200, "[" * 100_000)
             case "null":
                 self._send(200, _completion(None))
             case "chatter":
@@ -218,10 +222,10 @@ def test_a_refused_connection_ends_the_run() -> None:
 
 
 def test_nonsense_is_unclear_counted_and_never_guessed(endpoint: FakeEndpoint, tmp_path: Path) -> None:
-    nonsense = ["html-a", "garbage-a", "list-a", "empty-a", "null-a", "chatter-a", "400-a", "422-a"]
+    nonsense = ["html-a", "garbage-a", "list-a", "empty-a", "map-a", "deep-a", "null-a", "chatter-a", "400-a", "422-a"]
     judge = EndpointJudge(_settings(endpoint.url, max_unclear=1.0), cache=tmp_path / "c.jsonl")
-    assert judge.judge(_questions(["five", *nonsense])) == ["correct"] + ["unclear"] * 8
-    assert (judge.watch.num_replies, judge.watch.num_unclear) == (9, 8)
+    assert judge.judge(_questions(["five", *nonsense])) == ["correct"] + ["unclear"] * 10
+    assert (judge.watch.num_replies, judge.watch.num_unclear) == (11, 10)
     assert {endpoint.count(name) for name in nonsense} == {1}
     assert len((tmp_path / "c.jsonl").read_text().splitlines()) == 1
 

@@ -87,7 +87,13 @@ async def receive_for_ever(endpoint: str, name: str) -> None:
 
     incarnation = f"{name}-{time.time_ns()}"
     receiver = WeightReceiver(
-        llm, weights_config(), endpoint=endpoint, name=name, incarnation=incarnation, on_version=on_version
+        llm,
+        weights_config(),
+        endpoint=endpoint,
+        name=name,
+        incarnation=incarnation,
+        on_version=on_version,
+        on_pause=lambda: None,
     )
     await receiver.run()
 

@@ -144,6 +144,7 @@ class EngineRig:
             name="actor-0",
             incarnation=os.urandom(4).hex(),
             on_version=on_version,
+            on_pause=lambda: None,
         )
 
     def close(self) -> None:

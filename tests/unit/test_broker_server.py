@@ -6,15 +6,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 
+import msgpack
 import pytest
 import zmq
 
 from broker import server as server_module
-from broker.server import Server
+from broker.server import ROLES, Server
 from common import messages as m
 from common.lifecycle import StopFlag
+from common.message_parts import SCHEMA_VERSION
+from common.messages import Role
 from common.wire import encode
 from tests.unit.broker_harness import make_config
+
+GARBAGE = msgpack.packb({"v": SCHEMA_VERSION, "type": "get_status", "a line\nof its own": 1})
 
 
 @pytest.fixture
@@ -51,9 +56,10 @@ def test_bad_messages_are_all_counted_and_fill_no_disk(
 ) -> None:
     peer.connect(server.endpoints["actor"])
     for _ in range(100):
-        peer.send(b"garbage")
+        peer.send(GARBAGE)
     wait_until(lambda: server.num_undecodable == 100, "all are counted")
     assert [record.message[:36] for record in caplog.records] == ["message on the actor socket refused:"]
+    assert "\n" not in caplog.messages[0]
 
 
 def test_failed_attempts_fill_no_disk(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,3 +94,19 @@ def test_replies_that_are_never_read_are_not_kept_without_end(
         finally:
             stop.set()
             thread.join(10)
+
+
+@pytest.mark.parametrize("role", [role for role in ROLES if role != "learner"])
+def test_requests_without_end_wait_on_their_own_side(
+    role: Role, peer: zmq.Socket[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broker that is busy meanwhile takes in no more of them than it would hold answers."""
+    monkeypatch.setattr(server_module, "MAX_UNREAD", 20)
+    with Server(make_config()) as server:
+        peer.sndhwm = 1
+        peer.connect(server.endpoints[role])
+        num_sent = 0
+        while num_sent < 5000 and peer.poll(300, zmq.POLLOUT):
+            peer.send(bytes(50_000))
+            num_sent += 1
+    assert 20 <= num_sent < 1000, "20, and what the two kernels hold"

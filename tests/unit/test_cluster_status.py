@@ -50,6 +50,18 @@ def test_status_shows_roles_troubles_and_queues(fake: FakeKubernetes, zeroq: Run
         assert value in row
 
 
+def test_an_upgrade_that_left_a_role_behind_is_a_line(fake: FakeKubernetes, zeroq: Run) -> None:
+    assert "not all of one tag" not in zeroq("status", "--k8s")[1]
+    actor = fake.get("deployments", "zeroq-actor")
+    for found in (actor["spec"]["template"], *(fake.get("pods", name) for name in fake.pods("actor"))):
+        found["spec"]["containers"][0]["image"] = "registry/team/zeroq/actor:0.2.0"
+    (line,) = [line for line in zeroq("status", "--k8s")[1].splitlines() if line.startswith("images: ")]
+    assert "0.2.0: actor)" in line
+    assert "0.1.0: broker, learner, evaluator" in line
+    actor["spec"]["replicas"] = 0  # nobody to speak to the others
+    assert "not all of one tag" not in zeroq("status", "--k8s")[1]
+
+
 def test_status_needs_no_broker(fake: FakeKubernetes, zeroq: Run) -> None:
     code, out, _ = zeroq("status", "--k8s")
     assert code == 0

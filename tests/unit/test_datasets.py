@@ -64,6 +64,7 @@ def test_the_hubs_gsm8k_column_is_taken_apart(tmp_path: Path) -> None:
     [
         ("", "empty line"),
         ('{"id": 1', "not valid JSON"),
+        ('{"id": ' + "[" * 100_000, "not valid JSON"),
         ("[1]", "expected a JSON object, found list"),
         ('{"prompt": "x", "answer": NaN}', "NaN is not JSON"),
         ({"question": "x", "answer": "1"}, "data.fields.prompt=NAME"),

@@ -128,6 +128,36 @@ def test_names_of_rewards_that_no_component_has_are_one_label(tmp_path: Path) ->
     assert value("reward_component_mean", reward="made up 0") is None
 
 
+def test_fast_steps_do_not_fill_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ten steps a second were a hundred megabytes a day."""
+    caplog.set_level("INFO", "learner.loop")
+    now = 100.0
+    monkeypatch.setattr("learner.loop.time.monotonic", lambda: now)
+    with Ranks((config := make_config("m", learner={"max_steps": 26})).learner) as ranks:
+        process: Any = SimpleNamespace(config=config, paths=RunPaths(tmp_path), stop=False)
+        learner = Learner(process, ranks, lambda process: pytest.fail("no publisher is needed"))
+        learner.session = SimpleNamespace(take_finished_evaluations=list)  # type: ignore[assignment]
+        learner.log = StepLog(tmp_path / "metrics.jsonl", max_staleness=1)
+        for learner.step in range(1, 27):
+            learner.record(batch_figures(), step_figures(entropy=None), 0.1)
+            now += 0.125
+    said = [record.getMessage().partition(":")[0] for record in caplog.records]
+    assert said == ["step 1/26", "step 9/26", "step 17/26", "step 25/26", "step 26/26"]
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 26
+
+
+def test_the_first_rank_alone_says_that_a_checkpoint_is_saved(
+    tmp_path: Path, model: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "learner.checkpoint")
+    CheckpointStore(tmp_path, keep=2).save(trainer, TrainingState(step=5), model)
+    monkeypatch.setattr(Ranks, "first", property(lambda ranks: False))
+    CheckpointStore(tmp_path, keep=2).save(trainer, TrainingState(step=6), model)
+    assert [record.getMessage() for record in caplog.records] == [f"saved {tmp_path / 'step-5'}"]
+
+
 def test_tokens_past_the_bound_are_a_violation_and_masked_ones_are_not() -> None:
     def counts() -> list[float]:
         names = ("staleness_violations_total", "tokens_masked_total", "token_staleness_publishes_count")

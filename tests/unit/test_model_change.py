@@ -89,6 +89,7 @@ async def follow(expected: str | None, offered: str | None, *, propose: bool) ->
         name="a",
         incarnation="1",
         on_version=lambda version: loaded.set(),
+        on_pause=lambda: None,
         model=expected,
     )
 

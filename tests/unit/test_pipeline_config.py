@@ -88,6 +88,18 @@ def test_a_pipeline_loads_with_overrides_and_kinds_by_name(tmp_path: Path) -> No
             "stages.preferences={model: m, judge_model: j, helpful: {problems: [{path: p}], sampling: {samples: 1}}}",
             r"helpful\.sampling\.samples: 1 makes no pair; sample 2 or more",
         ),
+        (
+            "stages.preferences={model: m, judge_model: j, judge_temperature: 0, helpful: {problems: [{path: p}]}}",
+            r"judging\.queries: 4, and a judge at temperature 0 says the same each time",
+        ),
+        (
+            "stages.preferences={model: m, endpoint: {base_url: http://h, model: j}, helpful: {problems: [{path: p}]}}",
+            r"judging\.queries: 4, and a judge at temperature 0 says the same each time",
+        ),
+        ("stages.reward_model={model: m}", "name the preferences of helpful, of safety, or of both"),
+        ("stages.sft.kind=[sft]", r"stages\.sft\.kind = \['sft'\]: a stage's kind is a name"),
+        ("stages={'a b': {kind: sft}}", r"stages\.'a b': a stage's name has small letters"),
+        ('stages={"a\\nb": {kind: sft}}', r"stages\.'a.nb': a stage's name has small letters"),
         ("stagess=3", "unknown key stagess; did you mean stages"),
     ],
 )
@@ -95,6 +107,20 @@ def test_wrong_pipelines_are_refused_in_one_line(tmp_path: Path, change: str, me
     with pytest.raises(UserError, match=message) as caught:
         _load(tmp_path, SMALL, change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["preferences", "reward_model"])
+def test_a_stage_makes_what_it_is_asked_for(tmp_path: Path, kind: str) -> None:
+    """Whoever refers to the rest hears of it now, and not after the stages before."""
+    first = {
+        "preferences": "{kind: preferences, model: m, judge_model: j, safety: {problems: [{path: p}]}}",
+        "reward_model": "{kind: reward_model, model: m, safety: labels.parquet}",
+    }[kind]
+    text = f"stages: {{first: {first}, then: {{kind: reward_model, model: m, safety: '@first.%s'}}}}"
+    config = load_pipeline(_write(tmp_path, text % "safety"))
+    assert config.outputs("first") == ("safety",)
+    with pytest.raises(UserError, match=r"@first\.helpful: first makes safety, not 'helpful'"):
+        load_pipeline(_write(tmp_path, text % "helpful"))
 
 
 def test_both_engines_of_preferences_are_checked_before_the_first_stage(tmp_path: Path) -> None:

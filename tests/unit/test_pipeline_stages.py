@@ -11,24 +11,27 @@ from typing import Any
 import pytest
 
 from common.config import RunConfig
-from common.errors import UserError
+from common.errors import RunFailure, UserError
 from common.lifecycle import StopFlag
 from common.messages import Verdict
 from launcher.pipeline_report import append_result, markdown, over_seeds, read_results
 from launcher.sampling import Completion, SampledTask, SampleRequest
-from launcher.stages import StageContext
+from launcher.stages import Interrupted, StageContext
 from launcher.stages.evaluate import suite_figures, table_row
 from launcher.stages.held_out import refuse_held_out
-from launcher.stages.judging import make_asker
+from launcher.stages.judging import make_asker, make_judge
 from launcher.stages.preferences import make_preferences, pair_up, to_label
 from launcher.stages.sampling import Sampled, SampleLog
 from launcher.stages.selecting import graded_tasks, source_of
 from launcher.stages.supervised import check_tokenizers, note_tokenizer, user_rows
 from recipes.datasets import Example
-from recipes.pipeline.config import Defaults, PreferenceSource, PreferencesStage, Problems
+from recipes.pipeline.config import Defaults, PreferenceSource, PreferencesStage, Problems, RejectionSampleStage
 from recipes.stages.ask import Question, SamplerAsker
 from recipes.stages.corpus import CorpusRow, write_corpus
+from recipes.stages.endpoint import EndpointSettings
 from recipes.stages.few_shot import parse_few_shot
+from recipes.stages.judge import JudgeSettings
+from recipes.stages.selection import SelectionSettings
 from recipes.tiny_model import create_tokenizer
 
 
@@ -56,6 +59,32 @@ def test_samples_come_back_and_half_a_line_is_dropped(tmp_path: Path) -> None:
     with log.appending() as append:
         append("c", [_completion("c")])
     assert list(SampleLog(log.path, "asked").read()) == ["a", "b", "c"]
+
+
+def test_a_file_cut_off_in_its_first_line_is_begun_anew(tmp_path: Path) -> None:
+    log = SampleLog(tmp_path / "sampled.jsonl", "asked")
+    for end in (None, -1, -9):  # nothing but the first line; without its end; half of it
+        with log.appending():
+            pass
+        log.path.write_bytes(log.path.read_bytes()[:end])
+        assert log.read() == {}
+        with log.appending() as append:
+            append("a", [_completion("a")])
+        assert list(log.read()) == ["a"]
+        log.path.unlink()
+
+
+def test_half_a_line_is_cut_off_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill in the middle of writing the file anew would lose every sample."""
+    log = SampleLog(tmp_path / "sampled.jsonl", "asked")
+    with log.appending() as append:
+        append("a", [_completion("a")])
+    whole = log.path.read_bytes()
+    with log.path.open("ab") as file:
+        file.write(b'{"key"')
+    monkeypatch.setattr(Path, "write_bytes", lambda *_: pytest.fail("written anew"))
+    assert list(log.read()) == ["a"]
+    assert log.path.read_bytes() == whole
 
 
 def test_samples_of_something_else_are_set_aside(tmp_path: Path) -> None:
@@ -165,7 +194,7 @@ def test_a_local_judge_has_keys_and_a_temperature_of_its_own(tmp_path: Path, mon
         safety=PreferenceSource(problems=[Problems(path="p.jsonl")]),
         judge_model=str(tmp_path / "judge"),
         judge_temperature=0.5,
-        run={"data": {"template": "r1_zero"}, "seed": 7},
+        run={"data": {"template": "r1_zero"}, "seed": 7, "reward": {"components": [{"name": "a", "kind": "accuracy"}]}},
         judge_run={"data": {"template": "bare"}},
     )
     context = StageContext("preferences", settings, Defaults(), tmp_path, 3, StopFlag(), lambda text: None)
@@ -175,9 +204,26 @@ def test_a_local_judge_has_keys_and_a_temperature_of_its_own(tmp_path: Path, mon
         assert list(asker.ask([Question("a", "one?"), Question("b", "two?")])) == [(0, "reply 0"), (1, "reply 1")]
     config, first, _, closed = seen
     assert (config.data.template, config.seed, closed) == ("bare", 3, "closed")
+    assert [c.kind for c in config.reward.components] == ["format"]  # accuracy applies to no reply of a judge
     assert first.sampling.temperature == 0.5
     assert "one?" in first.record["prompt"]
     assert "Assistant" not in first.record["prompt"]
+
+
+@pytest.mark.parametrize("kind", ["preferences", "rejection_sample"])
+def test_a_stop_while_an_endpoint_judges_is_no_failure(tmp_path: Path, kind: str) -> None:
+    endpoint, problems = EndpointSettings(base_url="http://127.0.0.1:9/v1", model="m"), [Problems(path="p.jsonl")]
+    settings: Any = PreferencesStage(model="m", safety=PreferenceSource(problems=problems), endpoint=endpoint)
+    if kind == "rejection_sample":
+        selection, judge = SelectionSettings(judge="confirm"), JudgeSettings(endpoint=endpoint)
+        settings = RejectionSampleStage(model="m", problems=problems, selection=selection, judge=judge)
+    context = StageContext(kind, settings, Defaults(), tmp_path, 3, StopFlag(), lambda text: None)
+    make: Any = make_asker if kind == "preferences" else make_judge
+    with pytest.raises(RunFailure, match="no connection"), make(context):
+        raise RunFailure("no connection")
+    context.stop.set()
+    with pytest.raises(Interrupted), make(context):
+        raise RunFailure("stopped after 1 of 2 new answers")
 
 
 def test_conversations_of_a_user_go_through_the_chat_template(tmp_path: Path) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import shutil
+import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from common.errors import RunFailure
-from common.lifecycle import RunPaths, StopFlag
+from common.lifecycle import StopFlag
 from common.messages import (
     Ack,
     AddTask,
@@ -30,6 +31,7 @@ from common.messages import (
 )
 from common.wire import Envelope
 from launcher import sampling
+from launcher.processes import ProcessSpec
 from launcher.sampling import Sampler, SampleRequest
 from tests.unit.launcher_inputs import make_config
 
@@ -90,6 +92,9 @@ class FakePool:
     def poll(self) -> bool:
         return False
 
+    def start(self, specs: list[ProcessSpec]) -> None:
+        """Nothing runs here."""
+
     def last_lines(self, name: str) -> str:
         return f"the end of {name}"
 
@@ -116,15 +121,21 @@ def test_requests_are_not_seeded_on_cpus(tmp_path: Path) -> None:
     assert [task.sampling.seed for task in broker.tasks.values()] == [None, None]
 
 
-def test_the_logs_of_a_failure_are_kept(tmp_path: Path) -> None:
+def test_the_logs_of_a_failure_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest goes, also when the launcher is killed: the folder has an owner, whom the next run looks for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     for error, kept in ((RunFailure("see the log"), True), (KeyboardInterrupt(), False), (None, False)):
         sampler = make_sampler(tmp_path, FakeBroker())
-        sampler._paths = RunPaths(tmp_path / "run")
-        sampler._paths.logs.mkdir(parents=True)
-        sampler._stack.push(sampler._clean_up)
-        sampler.__exit__(type(error) if error else None, error, None)
-        assert sampler._paths.logs.exists() == kept
-        shutil.rmtree(sampler._paths.root, ignore_errors=True)
+        monkeypatch.setattr(sampler, "_connect", lambda stack: None)
+        monkeypatch.setattr(sampling, "Pool", lambda *_: contextlib.nullcontext(FakePool()))
+        monkeypatch.setattr(sampling, "locate_model", lambda name: tmp_path)
+        with contextlib.suppress(RunFailure, KeyboardInterrupt), sampler:
+            logs, owner = sampler._paths.logs, sampler._paths.root / ".owner"
+            logs.mkdir()
+            assert owner.exists()
+            if error is not None:
+                raise error
+        assert (logs.exists(), owner.exists()) == (kept, False)
 
 
 def test_a_group_of_older_weights_is_sampled_again(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import threading
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import msgpack
 import pytest
@@ -20,11 +22,12 @@ from broker.server import DOES_NOT_COMPARE, Server
 from common import messages as m
 from common.client import BrokerClient
 from common.config import SecuritySection
-from common.errors import SchemaMismatch, UserError
+from common.errors import BrokerUnavailable, NotLetIn, RunFailure, SchemaMismatch, UserError
 from common.lifecycle import RunPaths, StopFlag
 from common.message_parts import SCHEMA_VERSION
 from common.wire import decode, encode
 from launcher.monitor import RunMonitor
+from learner import loop as learner_loop
 from learner.gang import Gang, Order, Report
 from learner.gang_link import GangClient, GangServer
 from learner.weights import WeightPublisher
@@ -157,6 +160,20 @@ def test_whoever_looks_at_a_run_of_another_version_is_told(broker: FakeBroker, t
         watch(monitor)
 
 
+@pytest.mark.parametrize(
+    ("cause", "effect"), [(NotLetIn("another version"), UserError), (BrokerUnavailable("away"), RunFailure)]
+)
+def test_a_learner_in_the_middle_of_its_run_ends_like_all_others(
+    cause: Exception, effect: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Mock(**{"return_value.run.side_effect": cause})
+    monkeypatch.setattr(learner_loop, "Learner", learner)
+    monkeypatch.setattr(learner_loop, "Ranks", lambda *_: contextlib.nullcontext())
+    with pytest.raises(effect, match=f"^{cause}$"):
+        learner_loop.run(Mock())
+    learner.return_value.close.assert_called_once()
+
+
 # ------------------------------------------------------------------ weights
 
 
@@ -245,6 +262,69 @@ def test_a_gang_answers_a_node_of_another_version(
     assert raw(endpoint, {"node": 0})["reason"] == reply["reason"]
     assert caplog.messages == [f"report refused: {line(None, 'older')}"]
     assert not gang[0].running
+
+
+def test_a_report_that_is_none_is_one_line_in_the_log(
+    gang: tuple[Gang, GangClient], caplog: pytest.LogCaptureFixture
+) -> None:
+    with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
+        socket.connect(gang[1]._endpoint)
+        socket.send(json.dumps({"v": SCHEMA_VERSION, "node": -1}).encode())
+        deadline = time.monotonic() + 10
+        while not caplog.messages and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert [(message[:15], "\n" in message) for message in caplog.messages] == [("report refused:", False)]
+
+
+def test_a_version_of_any_length_is_refused_like_others(gang: tuple[Gang, GangClient]) -> None:
+    """JSON has integers without a bound; the answer's reason has one."""
+    assert raw(gang[1]._endpoint, {"v": 10**3000})["reason"].startswith("schema version 1000")
+    assert report(gang[1], Report(node=0, incarnation="i")).gang == gang[0].name
+
+
+def test_a_node_that_reports_without_end_keeps_nothing_else_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each report that is heard is followed by two more. Handshakes, the clock and a stop have their turn."""
+    gang, num_heard = Gang(1, pick_port=lambda: 1), 0
+    server = GangServer(gang, "127.0.0.1", port := free_port(), None)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as node:
+        node.linger = 0
+        node.connect(f"tcp://127.0.0.1:{port}")
+        message = Report(node=0, incarnation="i").model_dump_json().encode()
+
+        def hear(report: Report, now: float) -> Order:
+            nonlocal num_heard
+            num_heard += 1
+            time.sleep(0.001)
+            with contextlib.suppress(zmq.Again):
+                node.send(message, zmq.NOBLOCK)
+                node.send(message, zmq.NOBLOCK)
+            raise ValueError("another one")
+
+        monkeypatch.setattr(gang, "hear", hear)
+        node.send(message)
+        deadline = time.monotonic() + 20
+        while num_heard < 500 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        server.close()
+        assert num_heard >= 500
+        assert not server._thread.is_alive()
+
+
+def test_reports_without_end_wait_on_their_own_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A gang that is busy meanwhile takes in no more than its bound, and what the two kernels hold."""
+    gang, go_on = Gang(1, pick_port=lambda: 1), threading.Event()
+    monkeypatch.setattr(gang, "tick", lambda now: go_on.wait(20))
+    server = GangServer(gang, "127.0.0.1", port := free_port(), None)
+    with zmq.Context() as context, context.socket(zmq.DEALER) as node:
+        node.linger, node.sndhwm = 0, 1
+        node.connect(f"tcp://127.0.0.1:{port}")
+        num_sent = 0
+        while num_sent < 50_000 and node.poll(300, zmq.POLLOUT):
+            node.send(bytes(4000))
+            num_sent += 1
+        go_on.set()
+        server.close()
+    assert 100 <= num_sent < 20_000
 
 
 def test_a_node_ends_at_a_gang_of_another_version(

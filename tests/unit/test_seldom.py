@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from common.seldom import Seldom
+from common.seldom import MAX_LINE, Seldom, one_line
 
 
 class Clock:
@@ -35,3 +35,8 @@ def test_several_lines_a_minute() -> None:
     assert [seldom.note() for _ in range(5)] == ["", "", None, None, None]
     clock.now = 61.0
     assert [seldom.note() for _ in range(3)] == [" (3 more like it since the last line)", "", None]
+
+
+def test_a_line_of_a_peers_making_stays_one_line() -> None:
+    assert one_line(ValueError("a\n2026-01-01 INFO all is well\x1b[2K\r  é")) == "a 2026-01-01 INFO all is well [2K é"
+    assert len(one_line("x" * 10_000)) == MAX_LINE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,6 +55,13 @@ def test_comparisons_are_read(verdict: str) -> None:
     assert parse_verdict(f"VERDICT: **{verdict}**", allowed) == verdict
     assert parse_verdict("VERDICT: A>>>B", allowed) is None
     assert parse_verdict("VERDICT: B=A", allowed) is None
+
+
+def test_a_verdict_of_blanks_alone_is_read_at_once() -> None:
+    """A judge that repeats itself up to its limit: read in time that grows with the square, minutes."""
+    began = time.process_time()
+    assert parse_verdict(f"VERDICT:{' ' * 30_000}?", BOTH) is None
+    assert time.process_time() - began < 2
 
 
 def test_material_cannot_leave_its_tags() -> None:

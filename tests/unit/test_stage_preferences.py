@@ -213,3 +213,30 @@ def test_whole_responses_are_labelled_safe_or_not(tmp_path: Path) -> None:
     assert counts == {"safe": 1, "unsafe": 1, "unclear": 1}
     with pytest.raises(UserError, match="id 'a' is given 2 times"):
         label_safety(replies[:1] * 2, SamplerAsker(ask, model="m"), settings)
+
+
+def test_a_response_longer_than_the_judge_is_shown_is_judged_in_parts() -> None:
+    def ask(prompts: list[str]) -> list[str]:
+        asked.extend(prompts)
+        words = {"bomb": "UNSAFE", "odd": "maybe"}
+        return [f"VERDICT: {next((v for w, v in words.items() if w in prompt), 'SAFE')}" for prompt in prompts]
+
+    asked: list[str] = []
+    filler = " ".join(map(str, range(60)))
+    replies = [
+        Reply(name, "hello", "User: hello", _said("hi", f"{filler}{reasoning}{filler}"), "s")
+        for name, reasoning in (("a", "fine"), ("b", "bomb"), ("c", "odd"), ("d", f"odd {filler} bomb"))
+    ]
+    settings = PreferenceSettings(max_characters=100, max_unclear=0.5)
+    labels, counts = label_safety(replies, SamplerAsker(ask, model="m"), settings)
+    assert [(label.id, label.label) for label in labels] == [("a", 1), ("b", 0), ("d", 0)]
+    assert counts == {"safe": 1, "unsafe": 2, "unclear": 1}
+    parts = [found[1] for p in asked if (found := re.search(r"<response>\n(.*?)\n</response>", p, re.DOTALL))]
+    num_parts = -(-len(replies[0].response) // 100)
+    assert "".join("".join(parts[:num_parts]).split()) == "".join(replies[0].response.split())
+
+
+@pytest.mark.parametrize("margin", [-1, 2, 3])
+def test_a_margin_that_no_pair_can_have_is_refused(margin: float) -> None:
+    with pytest.raises(ValueError, match="min_margin"):
+        PreferenceSettings(min_margin=margin)

@@ -63,6 +63,10 @@ def test_a_contest_that_lacks_a_problem_is_not_entered(tmp_path: Path) -> None:
         ({"standings": []}, r"standings must be a list of \[points, rating\]"),
         ({"standings": [[1, 2], [1]]}, r"participant 2 must be \[points, rating\], got \[1\]"),
         ({"standings": [[True, 2]]}, "participant 1 must be"),
+        ({"standings": [[10**400, 2]]}, "participant 1 must be"),
+        ({"standings": [[1, 20_000]]}, "participant 1 must be"),
+        ({"contest": "a\nb"}, r"contest must be a name or number, got 'a.nb'"),
+        ({"contest": "\ud800"}, r"contest must be a name or number, got '.ud800'"),
     ],
 )
 def test_standings_that_make_no_sense_are_named(tmp_path: Path, change: dict[str, Any], says: str) -> None:
@@ -70,6 +74,12 @@ def test_standings_that_make_no_sense_are_named(tmp_path: Path, change: dict[str
     with pytest.raises(UserError, match=f"standings.jsonl:2: {says}") as caught:
         read_standings(path)
     assert "\n" not in str(caught.value)
+
+
+def test_who_takes_part_for_the_first_time_counts_as_codeforces_counts_them(tmp_path: Path) -> None:
+    path = write(tmp_path / "standings.jsonl", FIRST | {"standings": [[1500, 1800], [500, 0], [0, 1200]]})
+    contests = read_standings(path)
+    assert contests["7"].ratings == [1800, 1400, 1200]
 
 
 def test_a_contest_twice_an_empty_file_and_no_file_are_refused(tmp_path: Path) -> None:

@@ -29,6 +29,16 @@ def test_first_and_last_place_end_400_points_outside() -> None:
     assert performance(3, [1000, 2000]) == pytest.approx(600, abs=1e-4)
 
 
+def test_a_place_that_few_reach_has_a_rating_far_outside() -> None:
+    """Among N equals place p is R + 400 log10((N + 1 - p) / (p - 1)); the first is no lower."""
+    equals, ratings = [1500.0] * 1000, []
+    for place in (1.5, 2, 40, 961, 1000, 1000.5):
+        ratings.append(performance(place, equals))
+        assert ratings[-1] == pytest.approx(1500 + 400 * math.log10((1001 - place) / (place - 1)), abs=1e-4)
+    assert performance(1, equals) == pytest.approx(ratings[0])
+    assert performance(1001, equals) == pytest.approx(ratings[-1])
+
+
 def test_equals_share_their_places() -> None:
     assert rank(3, [5, 3, 2, 3, 0]) == 1 + 1 + 2 / 2
     assert rank(5, [4]) == 1

@@ -7,11 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgpack
 import pytest
+import torch
 import zmq
 
-from common.messages import Join, PullFiles
-from common.wire import encode
+from common.message_parts import SCHEMA_VERSION
+from common.messages import Join, Pull, PullFiles
+from common.wire import decode, encode
 from learner.weights import WeightPublisher, control
 from tests.integration.weights_fakes import weights_config
 
@@ -67,6 +70,30 @@ def test_answers_that_are_never_read_are_not_kept_without_end(
     wait_until(lambda: False in sent, "the rest is dropped")
     other.send_multipart(encode(PullFiles()))
     assert other.poll(10_000), "nobody else is answered"
+
+
+def test_a_pull_of_everything_at_once_is_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is checksummed in the thread that all actors wait for."""
+    monkeypatch.setattr(control, "_MAX_CHUNK_BYTES", 64)
+    publisher = WeightPublisher(weights_config(), host="127.0.0.1")
+    with zmq.Context() as context, contextlib.closing(publisher), context.socket(zmq.DEALER) as socket:
+        publisher.publish(0, [("w", torch.arange(64, dtype=torch.float32))])
+        socket.linger = 0
+        socket.connect(publisher.endpoint)
+        socket.send_multipart(encode(Join(name="a", incarnation="i")))
+        socket.send_multipart(encode(Pull(max_bytes=1 << 40)))
+        assert socket.poll(10_000), "no answer"
+        assert decode(socket.recv_multipart()).array("chunk", "uint8").size == 64
+
+
+def test_bad_messages_fill_no_disk(connect: Callable[[], zmq.Socket[bytes]], caplog: pytest.LogCaptureFixture) -> None:
+    socket = connect()
+    for _ in range(5):
+        socket.send(msgpack.packb({"v": SCHEMA_VERSION, "type": "pull_files", "a line\nof its own": 1}))
+    socket.send_multipart(encode(PullFiles()))
+    assert socket.poll(10_000), "no answer"
+    assert [message[:25] for message in caplog.messages] == ["weights: message refused:"]
+    assert "\n" not in caplog.messages[0]
 
 
 def test_joins_without_end_fill_no_disk(

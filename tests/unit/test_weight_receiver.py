@@ -57,6 +57,7 @@ async def beside(serve: Callable[[zmq.asyncio.Socket], Coroutine[Any, Any, None]
         name="a",
         incarnation="1",
         on_version=versions.append,
+        on_pause=lambda: llm.calls.append("on_pause"),
     )
     tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(serve(socket))]
     try:
@@ -91,11 +92,11 @@ async def _serve(socket: zmq.asyncio.Socket, settled: asyncio.Event) -> None:
             await socket.send_multipart([peer, *encode(reply, payload)])
 
 
-async def _loads_of_version_0() -> tuple[int, int | None]:
+async def _loads_of_version_0() -> tuple[list[str], int | None]:
     settled = asyncio.Event()
     async with beside(lambda socket: _serve(socket, settled)) as actor:
         await asyncio.wait_for(settled.wait(), DEADLINE_S)
-        return actor.llm.calls.count("update"), actor.receiver.version
+        return actor.llm.calls, actor.receiver.version
 
 
 async def _serve_until_deaf(socket: zmq.asyncio.Socket, peers: list[bytes]) -> None:
@@ -133,7 +134,9 @@ def test_an_actor_that_is_not_heard_any_more_joins_under_another_identity(monkey
 
 @pytest.mark.usefixtures("no_leaked_processes")
 def test_answers_that_come_twice_load_once() -> None:
-    assert asyncio.run(_loads_of_version_0()) == (1, 0)
+    calls, version = asyncio.run(_loads_of_version_0())
+    assert (calls.count("update"), version) == (1, 0)
+    assert calls[:4] == ["on_pause", "pause", "on_pause", "start"]
 
 
 async def _offer_version_3_to_an_actor_at_5(wait_s: float) -> tuple[list[int], int, BaseException | None]:
