@@ -273,7 +273,7 @@ def test_a_long_text_takes_linear_time(unit: str) -> None:
     for target in ("en", "zh"):
         start = time.process_time()
         grade(text, target)
-        assert time.process_time() - start < 1.0, target
+        assert time.process_time() - start < 3.0, target  # 0.3 s on an idle core; quadratic, it would be minutes
 
 
 def test_a_long_text_of_different_words_takes_linear_time() -> None:
