@@ -200,6 +200,19 @@ def test_an_actor_more_takes_no_evaluators_place(small: Server) -> None:
     eventually(lambda: [pod.status.phase for pod in small.pods("evaluator")], ["Running"])
 
 
+def test_a_learner_that_comes_back_takes_an_actors_place_and_no_evaluators(small: Server) -> None:
+    small.apply(objects("overlays/cpu"))
+    small.keys()
+    eventually(small.unready, [])
+    graders = {pod.metadata.name for pod in small.pods("evaluator")}
+    small.scale("zeroq-actor", 3)
+    small.plane.kubectl("-n", NAMESPACE, "scale", "statefulset", "zeroq-learner", "--replicas=0")
+    eventually(lambda: sum(pod.status.phase == "Running" for pod in small.pods("actor")) >= 2, True)
+    small.plane.kubectl("-n", NAMESPACE, "scale", "statefulset", "zeroq-learner", "--replicas=1")
+    eventually(lambda: [pod.status.phase for pod in small.pods("learner")], ["Running"])
+    assert {pod.metadata.name: pod.status.phase for pod in small.pods("evaluator")} == dict.fromkeys(graders, "Running")
+
+
 def test_a_drain_stops_at_broker_and_learner_alone(large: Server) -> None:
     large.apply(objects("plain"))
     large.keys()
