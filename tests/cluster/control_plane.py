@@ -18,6 +18,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -257,8 +258,16 @@ def main() -> int:
         return 2
     with ControlPlane(arguments.folder, arguments.address) as plane:
         print(f"export KUBECONFIG={plane.admin}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        wait_for_a_stop()
     return 0
+
+
+def wait_for_a_stop() -> None:
+    """Until SIGINT or SIGTERM comes; what was started is ended by those who started it."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
 
 
 if __name__ == "__main__":

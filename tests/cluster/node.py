@@ -25,7 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.control_plane import ControlPlane, binary, missing
+from tests.cluster.control_plane import ControlPlane, binary, missing, wait_for_a_stop
 from tests.cluster.policies import Policies
 from tests.unit.manifests import objects
 
@@ -343,7 +343,7 @@ def main() -> int:
         enforced(plane, arguments.policies) as policies,
     ):
         print(f"export KUBECONFIG={plane.admin}; network namespace {NAMESPACE}", flush=True)
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        wait_for_a_stop()
         if policies is not None:
             print("dropped since the last change of pods:", policies.dropped(), flush=True)
     return 0
