@@ -62,6 +62,12 @@ class Server:
         made = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
         self.plane.kubectl("apply", "-f", "-", stdin=made.stdout)
 
+    def start(self, manifests: list[Manifest]) -> None:
+        """Apply them, make the keys, and wait until all is ready."""
+        self.apply(manifests)
+        self.keys()
+        eventually(self.unready, [])
+
     def generations(self) -> dict[str, int]:
         """Of every object that has one: it counts the changes of what is wanted."""
         listed: Any = self.plane.get("deployments,statefulsets,networkpolicies,poddisruptionbudgets", "-n", NAMESPACE)
@@ -152,9 +158,7 @@ def small(clean: Server) -> Iterator[Server]:
 
 @pytest.mark.parametrize("source", WHOLE_RUNS)
 def test_everything_is_taken_twice_and_gets_ready(large: Server, source: str) -> None:
-    large.apply(objects(source))
-    large.keys()
-    eventually(large.unready, [])
+    large.start(objects(source))
     before = large.generations()
     again = large.apply(objects(source))
     assert large.generations() == before
@@ -187,9 +191,7 @@ def test_the_quota_lets_the_fleets_reach_their_ceilings_and_be_updated_there(lar
 
 
 def test_an_actor_more_takes_no_evaluators_place(small: Server) -> None:
-    small.apply(objects("overlays/cpu"))
-    small.keys()
-    eventually(small.unready, [])
+    small.start(objects("overlays/cpu"))
     graders = {pod.metadata.name for pod in small.pods("evaluator")}
     small.scale("zeroq-actor", 3)
     eventually(lambda: [c for c in small.complaints() if "zeroq-actor" in c and "Insufficient cpu" in c] != [], True)
@@ -201,9 +203,7 @@ def test_an_actor_more_takes_no_evaluators_place(small: Server) -> None:
 
 
 def test_a_learner_that_comes_back_takes_an_actors_place_and_no_evaluators(small: Server) -> None:
-    small.apply(objects("overlays/cpu"))
-    small.keys()
-    eventually(small.unready, [])
+    small.start(objects("overlays/cpu"))
     graders = {pod.metadata.name for pod in small.pods("evaluator")}
     small.scale("zeroq-actor", 3)
     small.plane.kubectl("-n", NAMESPACE, "scale", "statefulset", "zeroq-learner", "--replicas=0")
@@ -214,9 +214,7 @@ def test_a_learner_that_comes_back_takes_an_actors_place_and_no_evaluators(small
 
 
 def test_a_drain_stops_at_broker_and_learner_alone(large: Server) -> None:
-    large.apply(objects("plain"))
-    large.keys()
-    eventually(large.unready, [])
+    large.start(objects("plain"))
 
     def evict(component: str) -> int:
         pod = large.pods(component)[0].metadata.name
@@ -277,9 +275,7 @@ def test_the_autoscaler_may_do_what_it_does_and_no_more(clean: Server) -> None:
 def test_the_autoscaler_scales_and_elects_with_its_own_token(
     large: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    large.apply(objects("plain"))
-    large.keys()
-    eventually(large.unready, [])
+    large.start(objects("plain"))
     monkeypatch.setattr(
         "kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(_as_autoscaler(large, tmp_path))
     )
@@ -315,9 +311,7 @@ def _as_autoscaler(server: Server, folder: Path) -> Path:
 
 
 def test_another_run_is_submitted_and_shown(large: Server) -> None:
-    large.apply(objects("plain"))
-    large.keys()
-    eventually(large.unready, [])
+    large.start(objects("plain"))
 
     def zeroq(*arguments: str) -> str:
         command = [sys.executable, "-m", "launcher", *arguments]

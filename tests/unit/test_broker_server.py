@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import msgpack
 import pytest
@@ -17,21 +16,13 @@ from common.lifecycle import StopFlag
 from common.message_parts import SCHEMA_VERSION
 from common.messages import Role
 from common.wire import encode
+from tests.learner_rig import wait_until
 from tests.unit.broker_harness import make_config
+from tests.unit.broker_shell import server
+
+__all__ = ["server"]  # a fixture
 
 GARBAGE = msgpack.packb({"v": SCHEMA_VERSION, "type": "get_status", "a line\nof its own": 1})
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A broker in plaintext, at work."""
-    stop = StopFlag()
-    with Server(make_config()) as made:
-        thread = threading.Thread(target=made.serve, args=[stop])
-        thread.start()
-        yield made
-        stop.set()
-        thread.join(10)
 
 
 @pytest.fixture
@@ -44,20 +35,13 @@ def peer() -> Iterator[zmq.Socket[bytes]]:
         yield socket
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 def test_bad_messages_are_all_counted_and_fill_no_disk(
     server: Server, peer: zmq.Socket[bytes], caplog: pytest.LogCaptureFixture
 ) -> None:
     peer.connect(server.endpoints["actor"])
     for _ in range(100):
         peer.send(GARBAGE)
-    wait_until(lambda: server.num_undecodable == 100, "all are counted")
+    wait_until(lambda: server.num_undecodable == 100, "all are counted", 20)
     assert [record.message[:36] for record in caplog.records] == ["message on the actor socket refused:"]
     assert "\n" not in caplog.messages[0]
 
@@ -86,7 +70,7 @@ def test_replies_that_are_never_read_are_not_kept_without_end(
                 peer.send_multipart(encode(m.GetStatus()))
                 if server.num_undeliverable:
                     break
-            wait_until(lambda: server.num_undeliverable > 0, "the rest is dropped")
+            wait_until(lambda: server.num_undeliverable > 0, "the rest is dropped", 20)
             other.linger = 0
             other.connect(server.endpoints["monitor"])
             other.send_multipart(encode(m.GetStatus()))

@@ -33,9 +33,12 @@ from learner.gang_link import GangClient, GangServer
 from learner.weights import WeightPublisher
 from tests.integration.weights_fakes import weights_config
 from tests.unit.broker_harness import make_config
+from tests.unit.broker_shell import server
 from tests.unit.model_files_rig import Learner
-from tests.unit.test_client import FakeBroker
+from tests.unit.test_client import FakeBroker, broker
 from tests.unit.test_weight_receiver import beside
+
+__all__ = ["broker", "server"]  # fixtures
 
 OLDER, NEWER = SCHEMA_VERSION - 1, SCHEMA_VERSION + 1
 DIGESTS = {2: "89b1ea1c1ae82d04969e4b49d14d61a7"}
@@ -84,18 +87,6 @@ def test_a_version_is_read_before_anything_else(theirs: Any, age: str) -> None:
 # ------------------------------------------------------------------ broker
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A broker in plaintext, at work."""
-    stop = StopFlag()
-    with Server(make_config()) as made:
-        thread = threading.Thread(target=made.serve, args=[stop])
-        thread.start()
-        yield made
-        stop.set()
-        thread.join(10)
-
-
 def ask(endpoint: str, frames: list[bytes]) -> dict[str, Any]:
     """Send a message; the header of what comes back, as it is."""
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
@@ -125,15 +116,6 @@ def test_a_peer_that_does_not_compare_is_answered_in_its_own_version(server: Ser
     """It would not be able to read why it was refused. All others learn from the answer's version."""
     reply = ask(server.endpoints["actor"], of_version(theirs, m.Hello(role="actor", name="a", incarnation="i")))
     assert reply["v"] == (theirs if theirs == DOES_NOT_COMPARE else SCHEMA_VERSION)
-
-
-@pytest.fixture
-def broker() -> Iterator[FakeBroker]:
-    fake = FakeBroker()
-    fake.thread.start()
-    yield fake
-    fake.stop.set()
-    fake.thread.join(5)
 
 
 @pytest.mark.parametrize(("theirs", "age"), [(OLDER, "older"), (NEWER, "newer")])

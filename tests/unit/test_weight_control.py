@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +16,7 @@ from common.messages import Join, Pull, PullFiles
 from common.wire import decode, encode
 from learner.weights import WeightPublisher, control
 from tests.integration.weights_fakes import weights_config
+from tests.learner_rig import wait_until
 
 
 @pytest.fixture
@@ -52,13 +52,6 @@ def connect(sent: list[bool], monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
         yield make
 
 
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
-
-
 def test_answers_that_are_never_read_are_not_kept_without_end(
     connect: Callable[[], zmq.Socket[bytes]], sent: list[bool]
 ) -> None:
@@ -67,7 +60,7 @@ def test_answers_that_are_never_read_are_not_kept_without_end(
         deaf.send_multipart(encode(PullFiles()))
         if False in sent:
             break
-    wait_until(lambda: False in sent, "the rest is dropped")
+    wait_until(lambda: False in sent, "the rest is dropped", 20)
     other.send_multipart(encode(PullFiles()))
     assert other.poll(10_000), "nobody else is answered"
 
