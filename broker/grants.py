@@ -62,18 +62,21 @@ def group_reply(task: Task, waiter: Waiter | Request, now: float) -> Reply:
 
 def _grant_leases(core: Core, kind: LeaseKind, now: float, replies: list[Reply]) -> None:
     line, queue = core.waiting.lines[kind], core.ledger.queues[kind]
-    for waiter in list(line.values()) if queue else ():
+    served: list[RequestKey] = []  # no copy of the line: thousands may wait, and most often one is served
+    for waiter in line.values() if queue else ():
         if core.drains.holds(waiter.role, waiter.name, now):
             continue
         train = kind == "grade" or not core.paced or core.ledger.pace.may_start(waiter.version, core.version)
         task_id = queue.pop(train=train)
         if task_id is not None:
-            del line[waiter.key]
+            served.append(waiter.key)
             lease = core.leases.grant(core.ledger.tasks[task_id], kind, waiter, now)
             core.ledger.leased(core.ledger.tasks[task_id], lease)
             replies.append(lease_reply(core, lease, waiter, now))
-        elif not queue:
+        if not queue:
             break
+    for key in served:
+        del line[key]
     _dismiss_impatient(line, now, replies)
 
 

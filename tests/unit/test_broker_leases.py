@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from broker_harness import Harness, make_config
 
 from broker import core as core_module
-from broker.records import Reply
+from broker.records import Reply, RequestKey, Waiter
 from common import messages as m
 
 
@@ -192,6 +193,43 @@ def test_an_undelivered_lease_goes_back_at_once_and_unharmed() -> None:
     assert h.state.undelivered(reply, h.now) == []
     assert h.state.undelivered(Reply(b"x", "actor", m.NoWork()), h.now) == []
     assert isinstance(h.submit("actor2", second.header), m.Ack)
+
+
+class CountedLine(dict[RequestKey, Waiter]):
+    """A line of waiting requests that counts how many of them were looked at."""
+
+    num_looked_at = 0
+
+    def values(self) -> Any:
+        return CountedValues(self)
+
+
+class CountedValues:
+    def __init__(self, line: CountedLine) -> None:
+        self._line = line
+
+    def __iter__(self) -> Iterator[Waiter]:
+        for key in self._line:
+            self._line.num_looked_at += 1
+            yield self._line[key]
+
+    def __reversed__(self) -> Iterator[Waiter]:
+        return (self._line[key] for key in reversed(self._line))
+
+
+def test_who_waits_costs_nothing_when_another_is_served() -> None:
+    """One actor that vanished with its thousands of requests waiting: its lease finds nobody that often."""
+    h = Harness()
+    line = h.state.core.waiting.lines["generate"] = CountedLine()
+    for _ in range(500):
+        h.lease("actor1", wait_s=30)
+    h.lease("actor2", wait_s=30)
+    h.add("t1")
+    replies = h.mail[-1:]
+    while replies[-1].peer == b"actor1":
+        replies = h.state.undelivered(replies[-1], h.now)
+    assert [(reply.peer, type(reply.header)) for reply in replies] == [(b"actor2", m.Lease)]
+    assert line.num_looked_at <= 2 * 501
 
 
 def test_alarms_of_what_has_ended_are_forgotten_and_the_others_ring(monkeypatch: pytest.MonkeyPatch) -> None:
