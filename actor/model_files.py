@@ -22,6 +22,8 @@ from pathlib import Path
 
 import zmq
 
+from actor import chunks
+from actor.chunks import ChunkSize
 from actor.follow import STATIC
 from common.cli import Process
 from common.client import configure_socket, send_frames
@@ -41,7 +43,6 @@ ASK_EVERY_S = 0.5
 ANSWER_S = 5.0
 """Without an answer for so long the learner is taken to be gone, and the broker is asked where it is."""
 TELL_EVERY_S = 30.0
-CHUNK_BYTES = 4 * 1024 * 1024
 _POLL_MS = 100
 _HELLO_TIMEOUT_S = 10.0
 _MAX_BAD = 3
@@ -90,7 +91,7 @@ class FilesInProgress:
 
     def request(self) -> PullFiles:
         """What to ask for next."""
-        return PullFiles(model=self.digest, offset=self._received, max_bytes=CHUNK_BYTES)
+        return PullFiles(model=self.digest, offset=self._received)
 
     def write(self, folder: Path) -> None:
         """Check every digest, then replace `folder` by one with these files; it is never there half. WireError for a
@@ -157,7 +158,7 @@ def wait_for_model(
     None when a stop is asked for meanwhile; `alive` is called as long as it waits. UserError when that learner serves
     no files or speaks another schema version, RunFailure when what it sends is bad again and again.
     """
-    num_bad, told_at = 0, time.monotonic()
+    num_bad, told_at, chunk = 0, time.monotonic(), ChunkSize()
     while not stop:
         alive()
         endpoint = find_learner()
@@ -166,7 +167,7 @@ def wait_for_model(
                 "actor.model_from=learner, but this run has no learner that sends weights; set actor.model_from=disk"
             )
         try:
-            files = None if endpoint is None else pull(endpoint, keys, stop, alive)
+            files = None if endpoint is None else pull(endpoint, keys, stop, alive, chunk)
             if files is not None:
                 files.write(folder)
                 log.info("model files from %s: %s", endpoint, ", ".join(file.name for file in files.files))
@@ -185,15 +186,21 @@ def wait_for_model(
     return None
 
 
-def pull(endpoint: str, keys: Keys | None, stop: StopFlag, alive: Callable[[], None]) -> FilesInProgress | None:
+def pull(
+    endpoint: str, keys: Keys | None, stop: StopFlag, alive: Callable[[], None], chunk: ChunkSize
+) -> FilesInProgress | None:
     """All files of the learner at `endpoint`, whatever it trains by the end; None when it does not answer."""
     files: FilesInProgress | None = None
     with contextlib.closing(_Connection(endpoint, keys)) as learner:
         while files is None or not files.complete:
-            request = PullFiles(max_bytes=CHUNK_BYTES) if files is None else files.request()
-            reply = learner.ask(request, stop, alive)
+            request = PullFiles() if files is None else files.request()
+            asked_at = time.monotonic()
+            reply = learner.ask(request.model_copy(update={"max_bytes": chunk.num_bytes}), stop, alive)
             if reply is None:
+                chunk.lost()
                 return None
+            if "chunk" in reply.payload:
+                chunk.arrived(len(reply.blob("chunk")), time.monotonic() - asked_at)
             match reply.header:
                 case ModelFiles(model=model) if files is not None and model == files.digest:
                     files.add(reply)
@@ -215,7 +222,7 @@ class _Connection:
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
         configure_socket(self._socket)
         self._socket.setsockopt(zmq.IDENTITY, uuid.uuid4().bytes)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * CHUNK_BYTES)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, 2 * chunks.LARGEST_BYTES)
         self._dialler.attach(self._socket)
         self._socket.connect(endpoint)
 

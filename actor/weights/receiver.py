@@ -21,6 +21,7 @@ from typing import Any
 import zmq
 import zmq.asyncio
 
+from actor.chunks import ChunkSize
 from actor.weights import metrics
 from actor.weights.backends import make_transport
 from actor.weights.loader import Loader, LoadFailed
@@ -97,6 +98,7 @@ class WeightReceiver:
         self._transport = make_transport(config, self._loader)
         self._socket: zmq.asyncio.Socket | None = None
         self._pull: PullInProgress | None = None
+        self._chunk = ChunkSize()
         self._pull_everything = False  # left out of an epoch: what we have may be anything
         self._bad_pulls = 0
         self._backwards_since: float | None = None
@@ -184,9 +186,12 @@ class WeightReceiver:
             return None
 
     async def _handle(self, envelope: Envelope) -> None:
+        answered_s = 0.0
         if isinstance(envelope.header, NoWork | Refused | Snapshot):
             if envelope.header.request_id != self._request_id:
                 return  # to a request that was repeated; taking it as well would start a second pull
+            if self._unanswered_since is not None:
+                answered_s = time.monotonic() - self._unanswered_since
             self._unanswered_since = None
         match envelope.header:
             case NoWork():
@@ -197,7 +202,7 @@ class WeightReceiver:
                 self._pull_everything = True
                 await self._join()
             case Snapshot():
-                await self._on_snapshot(envelope)
+                await self._on_snapshot(envelope, answered_s)
             case Propose():
                 await self._on_propose(envelope)
             case Begin():
@@ -222,7 +227,8 @@ class WeightReceiver:
             request = Pull(have=None if self._pull_everything else self.version)
         self._request_id += 1
         self._unanswered_since = time.monotonic()
-        await self._send(request.model_copy(update={"request_id": self._request_id}))
+        what = {"request_id": self._request_id, "max_bytes": self._chunk.num_bytes}
+        await self._send(request.model_copy(update=what))
 
     async def _ask_again(self) -> None:
         """Ask, unless an earlier request may still be answered; after a long silence over a new socket."""
@@ -230,7 +236,10 @@ class WeightReceiver:
             await self._reconnect()
             return
         since = self._unanswered_since
-        if since is None or time.monotonic() - since > ANSWER_S:
+        if since is not None and time.monotonic() - since > ANSWER_S:
+            self._chunk.lost()
+            await self._ask()
+        elif since is None:
             await self._ask()
 
     async def _send(self, header: Header) -> None:
@@ -248,7 +257,7 @@ class WeightReceiver:
 
     # -------------------------------------------------------------- pull
 
-    async def _on_snapshot(self, envelope: Envelope) -> None:
+    async def _on_snapshot(self, envelope: Envelope, answered_s: float) -> None:
         header = envelope.header
         assert isinstance(header, Snapshot)
         self._check_model(header.model)
@@ -257,6 +266,7 @@ class WeightReceiver:
             return
         self._backwards_since = None
         try:
+            self._chunk.arrived(envelope.array("chunk", "uint8").size, answered_s)
             if header.offset == 0 and (self._pull is None or self._pull.version != header.version):
                 self._drop_pull()
                 self._pull = PullInProgress(envelope)

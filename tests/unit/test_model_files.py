@@ -12,7 +12,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from actor import model_files
+from actor import chunks, model_files
 from actor.follow import STATIC
 from actor.model_files import FilesInProgress, wait_for_model
 from common.errors import RunFailure, UserError, WireError
@@ -39,7 +39,8 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def small_chunks_and_short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_files, "CHUNK_BYTES", 1000)
+    for name in ("SMALLEST_BYTES", "FIRST_BYTES", "LARGEST_BYTES"):
+        monkeypatch.setattr(chunks, name, 1000)
     monkeypatch.setattr(model_files, "ASK_EVERY_S", 0.01)
     monkeypatch.setattr(model_files, "ANSWER_S", 0.5)
 

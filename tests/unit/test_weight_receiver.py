@@ -17,10 +17,12 @@ import zmq.asyncio
 
 from actor.weights import WeightReceiver
 from actor.weights import receiver as receiver_module
+from common.client import configure_socket
 from common.messages import Join, NoWork, ParameterMeta, Pull, Snapshot
 from common.weights import Layout, digest_of
 from common.wire import decode, encode
 from tests.integration.weights_fakes import FakeLLM, weights_config
+from tests.slow_link import slow_link
 
 DEADLINE_S = 20.0
 LAYOUT = Layout([ParameterMeta(name="w", dtype="float32", shape=[16])])
@@ -44,30 +46,35 @@ class Beside:
 
 
 @contextlib.asynccontextmanager
-async def beside(serve: Callable[[zmq.asyncio.Socket], Coroutine[Any, Any, None]]) -> AsyncIterator[Beside]:
-    """A receiver whose publisher is `serve`, which gets the socket."""
+async def beside(
+    serve: Callable[[zmq.asyncio.Socket], Coroutine[Any, Any, None]], bytes_per_s: float | None = None
+) -> AsyncIterator[Beside]:
+    """A receiver whose publisher is `serve`, which gets the socket; the link between carries `bytes_per_s`."""
     context = zmq.asyncio.Context()
     socket = context.socket(zmq.ROUTER)
+    configure_socket(socket)  # type: ignore[arg-type]
     port = socket.bind_to_random_port("tcp://127.0.0.1")
-    llm, versions = FakeLLM(), []
-    receiver = WeightReceiver(
-        llm,
-        weights_config(),
-        endpoint=f"tcp://127.0.0.1:{port}",
-        name="a",
-        incarnation="1",
-        on_version=versions.append,
-        on_pause=lambda: llm.calls.append("on_pause"),
-    )
-    tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(serve(socket))]
-    try:
-        yield Beside(llm, receiver, versions, tasks[0])
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        socket.close(linger=0)
-        context.term()
+    link = contextlib.nullcontext(port) if bytes_per_s is None else slow_link(port, bytes_per_s)
+    async with link as near:
+        llm, versions = FakeLLM(), []
+        receiver = WeightReceiver(
+            llm,
+            weights_config(),
+            endpoint=f"tcp://127.0.0.1:{near}",
+            name="a",
+            incarnation="1",
+            on_version=versions.append,
+            on_pause=lambda: llm.calls.append("on_pause"),
+        )
+        tasks = [asyncio.create_task(receiver.run()), asyncio.create_task(serve(socket))]
+        try:
+            yield Beside(llm, receiver, versions, tasks[0])
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            socket.close(linger=0)
+            context.term()
 
 
 async def _serve(socket: zmq.asyncio.Socket, settled: asyncio.Event) -> None:
@@ -137,6 +144,46 @@ def test_answers_that_come_twice_load_once() -> None:
     calls, version = asyncio.run(_loads_of_version_0())
     assert (calls.count("update"), version) == (1, 0)
     assert calls[:4] == ["on_pause", "pause", "on_pause", "start"]
+
+
+SLOW_BYTES_PER_S = 1024 * 1024
+BIG_LAYOUT = Layout([ParameterMeta(name="w", dtype="float32", shape=[SLOW_BYTES_PER_S])])
+BIG_DATA_B = np.arange(BIG_LAYOUT.total_bytes, dtype=np.int64).astype(np.uint8)
+
+
+async def _serve_big(socket: zmq.asyncio.Socket, asked: list[int]) -> None:
+    """Version 0 in chunks as large as they are asked for, noted in `asked`."""
+    header = Snapshot(version=0, offset=0, total_bytes=len(BIG_DATA_B), digest=digest_of(BIG_DATA_B))
+    while True:
+        peer, *frames = await socket.recv_multipart()
+        pull = decode(frames).header
+        if isinstance(pull, Pull) and pull.have is None:
+            asked.append(pull.max_bytes)
+            payload = {"chunk": BIG_DATA_B[pull.offset : pull.offset + pull.max_bytes]}
+            if pull.offset == 0:
+                payload["manifest"] = BIG_LAYOUT.manifest()
+            answer = header.model_copy(update={"request_id": pull.request_id, "offset": pull.offset})
+            await socket.send_multipart([peer, *encode(answer, payload)])
+        elif isinstance(pull, Pull):
+            await socket.send_multipart([peer, *encode(NoWork(request_id=pull.request_id))])
+
+
+async def _seconds_to_pull_over_a_slow_link(asked: list[int]) -> float:
+    begin = time.monotonic()
+    async with beside(lambda socket: _serve_big(socket, asked), bytes_per_s=SLOW_BYTES_PER_S) as actor:
+        while not actor.versions and time.monotonic() < begin + 6 * DEADLINE_S:
+            await asyncio.sleep(0.05)
+        assert actor.versions == [0], f"chunks asked for: {asked}"
+    return time.monotonic() - begin
+
+
+@pytest.mark.usefixtures("no_leaked_processes")
+def test_weights_come_over_a_link_that_carries_no_chunk_of_the_largest_size() -> None:
+    """Whatever takes longer than a heartbeat's time to come in one piece ends the connection, and never comes."""
+    asked: list[int] = []
+    seconds = asyncio.run(_seconds_to_pull_over_a_slow_link(asked))
+    assert seconds >= 0.9 * len(BIG_DATA_B) / SLOW_BYTES_PER_S  # it was slow
+    assert max(asked) <= 1.5 * SLOW_BYTES_PER_S
 
 
 async def _offer_version_3_to_an_actor_at_5(wait_s: float) -> tuple[list[int], int, BaseException | None]:
