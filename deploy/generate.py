@@ -1,6 +1,6 @@
 """Writes the manifests that have their content from elsewhere: `python deploy/generate.py [--check]`.
 
-    recipes/configs/k8s.yaml, k8s_cpu.yaml  -->  the ConfigMap zeroq-config, also of overlays/cpu and overlays/gvisor
+    recipes/configs/k8s.yaml, k8s_cpu.yaml  -->  the ConfigMap zeroq-config, also of overlays/cpu
     deploy/prometheus/rules.yaml            -->  k8s/31-prometheus-rules.yaml, and the operator's PrometheusRule
     deploy/grafana/dashboards/*.json        -->  k8s/33-grafana-dashboards.yaml, one ConfigMap each
     deploy/k8s/*.yaml                       -->  k8s/overlays/base/zeroq.yaml, all in one
@@ -30,17 +30,11 @@ CONFIG_FILE = PLAIN / "10-config.yaml"
 RULES_FILE = PLAIN / "31-prometheus-rules.yaml"
 DASHBOARDS_FILE = PLAIN / "33-grafana-dashboards.yaml"
 BASE_FILE = PLAIN / "overlays" / "base" / "zeroq.yaml"
-CPU_FILE = PLAIN / "overlays" / "cpu" / "patches" / "config.yaml"
-GVISOR_FILE = PLAIN / "overlays" / "gvisor" / "patches" / "config.yaml"
+CPU_FILE = PLAIN / "overlays" / "cpu" / "component" / "config.yaml"
 OPERATOR_FILE = PLAIN / "prometheus-operator" / "rules.yaml"
 
 MAX_BYTES = 256 * 1024
 """What kubectl keeps of an object in an annotation, which the API server bounds."""
-
-_TIER_1 = (
-    "  sandbox_tier: 1             # what a restricted pod allows: Python alone; overlays/gvisor opens all languages\n"
-)
-_TIER_3 = "  sandbox_tier: 3             # gVisor around the sandbox; an evaluator outside it refuses to start\n"
 
 
 def metadata(name: str, component: str | None = None) -> dict[str, Any]:
@@ -59,13 +53,6 @@ def config_map(name: str, data: Mapping[str, str], component: str | None = None)
 def run_config(text: str) -> str:
     """The ConfigMap that every process of a run reads."""
     return config_map("zeroq-config", {"config.yaml": text})
-
-
-def gvisor_config(text: str) -> str:
-    """A run's configuration with evaluators in gVisor: the one line differs."""
-    if text.count(_TIER_1) != 1:
-        raise ValueError(f"{CONFIGS / 'k8s.yaml'}: expected the line {_TIER_1.strip()!r}")
-    return text.replace(_TIER_1, _TIER_3)
 
 
 def dashboard_maps() -> list[str]:
@@ -103,7 +90,6 @@ def generated() -> dict[Path, str]:
         ),
         DASHBOARDS_FILE: _said("---\n".join(dashboard_maps()), "deploy/grafana/dashboards"),
         CPU_FILE: _said(run_config((CONFIGS / "k8s_cpu.yaml").read_text("utf-8")), "recipes/configs/k8s_cpu.yaml"),
-        GVISOR_FILE: _said(run_config(gvisor_config(config)), "recipes/configs/k8s.yaml"),
         OPERATOR_FILE: _said(prometheus_rule(rules), "deploy/prometheus/rules.yaml"),
     }
     plain = {path: path.read_text("utf-8") for path in PLAIN.glob("*.yaml")} | {

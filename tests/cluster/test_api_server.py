@@ -25,15 +25,15 @@ from launcher.k8s.names import LEASE
 from tests.cluster.control_plane import ControlPlane, missing
 from tests.cluster.older_server import fit
 from tests.cluster.pretend_nodes import PretendNodes
-from tests.unit.manifests import BUILDS, PLAIN, WITH_CUSTOM_RESOURCES, Manifest, objects
+from tests.unit.manifests import BUILDS, PARTS, PLAIN, WITH_CUSTOM_RESOURCES, Manifest, objects
 
 NAMESPACE = "zeroq"
 GPU_NODE = {"cpu": "64", "memory": "512Gi", "ephemeral-storage": "2Ti", "pods": "110", "nvidia.com/gpu": "8"}
 CPU_NODE = {"cpu": "32", "memory": "128Gi", "ephemeral-storage": "1Ti", "pods": "110"}
 SMALL_NODE = {"cpu": "2", "memory": "24Gi", "ephemeral-storage": "200Gi", "pods": "110"}
 NODES = {"gpu-0": GPU_NODE, "gpu-1": GPU_NODE, "cpu-0": CPU_NODE, "cpu-1": CPU_NODE}
-WHOLE_RUNS = ["plain", *(f for f in BUILDS if f.startswith("overlays/") and f != "overlays/base")]
-ADDED = sorted(set(BUILDS) - set(WHOLE_RUNS) - WITH_CUSTOM_RESOURCES - {"overlays/base"})
+WHOLE_RUNS = ["plain", *sorted(set(BUILDS) - PARTS - WITH_CUSTOM_RESOURCES)]
+ADDED = ["dcgm", "model-fetch"]
 READY_S = 90
 
 pytestmark = [

@@ -25,7 +25,10 @@ BUILDS = [
 ]
 """Every folder that `kubectl apply -k` takes."""
 
-WITH_CUSTOM_RESOURCES = {"keda", "kueue", "leaderworkerset", "prometheus-operator"}
+WITH_CUSTOM_RESOURCES = {"keda", "kueue", "leaderworkerset", "prometheus-operator", "overlays/combined"}
+
+PARTS = {"model-fetch", "prometheus-operator", "dcgm", "overlays/base", "overlays/gvisor/runtime-class"}
+"""Folders that are applied beside the plain files or a whole overlay, or are built into one."""
 
 
 def load_all(text: str) -> list[Manifest]:

@@ -20,6 +20,7 @@ CASES = [
     *(("overlays/cpu", name) for name in ("learner", "actor")),
     ("overlays/gvisor", "evaluator"),
     ("leaderworkerset", "learner"),
+    ("overlays/combined", "evaluator"),
 ]
 
 

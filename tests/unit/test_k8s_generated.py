@@ -88,19 +88,6 @@ def test_on_cpus_the_run_is_the_demo() -> None:
     assert (ours.weights.backend, ours.actor.model_from, ours.evaluator.sandbox_tier) == ("gloo", "learner", 1)
 
 
-def test_in_gvisor_the_tier_alone_differs() -> None:
-    text = named(built("overlays/gvisor"), "ConfigMap", "zeroq-config")["data"]["config.yaml"]
-    ours = RunConfig.model_validate(yaml.safe_load(text))
-    base = load_config(ROOT / "recipes/configs/k8s.yaml")
-    assert (base.evaluator.sandbox_tier, ours.evaluator.sandbox_tier) == (1, 3)
-    assert without(ours, "evaluator.sandbox_tier") == without(base, "evaluator.sandbox_tier")
-
-
-def test_a_configuration_without_the_tier_is_refused() -> None:
-    with pytest.raises(ValueError, match="sandbox_tier: 1"):
-        generate.gvisor_config("model: tiny\n")
-
-
 def test_the_base_for_kustomize_is_the_plain_files() -> None:
     assert load_all(generate.BASE_FILE.read_text(encoding="utf-8")) == plain()
 

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from manifests import (
     BUILDS,
+    PARTS,
     PLAIN,
     Manifest,
     PodTemplate,
@@ -24,7 +25,7 @@ from manifests import (
 
 from common.config import load_config
 
-OVERLAYS = [name for name in BUILDS if name not in ("overlays/base", "prometheus-operator", "dcgm", "model-fetch")]
+OVERLAYS = [name for name in BUILDS if name not in PARTS]
 
 
 def pods(manifests: list[Manifest]) -> dict[str, PodTemplate]:
@@ -96,7 +97,6 @@ def test_the_cpu_overlay_fits_a_small_cluster_without_gpus() -> None:
 def test_gvisor_is_around_evaluators_and_fails_closed() -> None:
     assert changed("overlays/gvisor") == {
         ("Deployment", "zeroq-evaluator"),
-        ("ConfigMap", "zeroq-config"),
         ("RuntimeClass", "zeroq-gvisor"),
     }
     manifests = built("overlays/gvisor")
@@ -107,6 +107,7 @@ def test_gvisor_is_around_evaluators_and_fails_closed() -> None:
         assert (pod.spec.get("runtimeClassName") == "zeroq-gvisor") is (name == "zeroq-evaluator"), name
     (container,) = pods(manifests)["zeroq-evaluator"].containers
     assert "/evaluator-languages:" in container["image"]
+    assert container["args"][-1] == "evaluator.sandbox_tier=3"  # whatever the ConfigMap of the day says
 
 
 def test_a_model_from_the_hub_comes_by_a_job_of_its_own() -> None:

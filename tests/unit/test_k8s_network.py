@@ -128,7 +128,9 @@ def expected(components: set[str]) -> dict[tuple[str, str], set[int]]:
     return {edge: ports & PORTS for edge, ports in RIVER.items() if set(edge) <= components}
 
 
-@pytest.mark.parametrize("source", ["plain", "overlays/cpu", "overlays/gvisor", "overlays/models", "leaderworkerset"])
+@pytest.mark.parametrize(
+    "source", ["plain", "overlays/cpu", "overlays/gvisor", "overlays/models", "leaderworkerset", "overlays/combined"]
+)
 def test_who_may_talk_to_whom_is_the_river(source: str) -> None:
     policies = Policies(objects(source))
     assert matrix(policies) == expected(set(policies.pods))

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from manifests import (
     BUILDS,
+    PARTS,
     ROOT,
     SOURCES,
     Manifest,
@@ -27,7 +28,7 @@ from manifests import (
 from common.config import RunConfig, load_config
 from common.keys import KEY_ROLES
 
-WHOLE = [source for source in SOURCES if source not in ("model-fetch", "prometheus-operator", "dcgm")]
+WHOLE = [source for source in SOURCES if source not in PARTS - {"overlays/base"}]
 EACH = pytest.mark.parametrize("source", WHOLE)
 MADE_BY_KEYGEN = {f"zeroq-keys-{role}" for role in KEY_ROLES}
 MADE_BY_THE_USER = {"zeroq-models"}  # the claim: model-fetch makes it, and no pod that names it runs before
@@ -240,7 +241,7 @@ def ceilings(manifests: list[Manifest], config: RunConfig) -> dict[str, int]:
     return most
 
 
-@pytest.mark.parametrize("source", ["plain", "overlays/cpu", "overlays/gvisor", "overlays/models"])
+@pytest.mark.parametrize("source", ["plain", "overlays/cpu", "overlays/gvisor", "overlays/models", "overlays/combined"])
 def test_the_quota_holds_what_the_autoscaler_may_ask_for(source: str) -> None:
     manifests, config = objects(source), run_config(source)
     (quota,) = of_kind(manifests, "ResourceQuota")
