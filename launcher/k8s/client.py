@@ -8,6 +8,7 @@ within `patience_s`, waiting as long as the server asks for, or longer each time
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -40,6 +41,7 @@ _LONGEST_WAIT_S = 15.0
 _SILENT_LOG_S = 600.0
 _CUT_OFF = re.compile(r"EOF|timed out|reset", re.IGNORECASE)
 """TLS errors of a connection that ended, as against those of a certificate."""
+_GANGS = {"group": "leaderworkerset.x-k8s.io", "version": "v1", "plural": "leaderworkersets"}
 _SERVICE_ACCOUNT_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 log = logging.getLogger(__name__)
@@ -67,6 +69,7 @@ class Cluster:
         self._core = api.CoreV1Api(connection)
         self._apps = api.AppsV1Api(connection)
         self._coordination = api.CoordinationV1Api(connection)
+        self._custom = api.CustomObjectsApi(connection)
 
     def __enter__(self) -> Cluster:
         return self
@@ -96,12 +99,19 @@ class Cluster:
         return self._ask(access, self._core.create_namespaced_config_map, body=body)
 
     def workload(self, kind: Kind, name: str) -> Object:
-        """A Deployment or StatefulSet."""
+        """A Deployment, StatefulSet or LeaderWorkerSet."""
+        if kind == "leaderworkerset":
+            access = Access("get", f"{kind}s", self.namespace, name, _GANGS["group"])
+            return self._ask(access, self._custom.get_namespaced_custom_object, name, **_GANGS)
         access = Access("get", f"{kind}s", self.namespace, name, "apps")
         return self._ask(access, getattr(self._apps, f"read_namespaced_{_method(kind)}"), name)
 
     def patch_workload(self, kind: Kind, name: str, body: Object) -> Object:
-        """Merge `body` into a Deployment or StatefulSet, containers by name."""
+        """Merge `body` into a Deployment or StatefulSet, containers by name, or into a LeaderWorkerSet, lists whole."""
+        if kind == "leaderworkerset":
+            access = Access("patch", f"{kind}s", self.namespace, name, _GANGS["group"])
+            change = functools.partial(self._custom.patch_namespaced_custom_object, **_GANGS)
+            return self._patch(access, change, name, body, MERGE)
         access = Access("patch", f"{kind}s", self.namespace, name, "apps")
         return self._patch(access, getattr(self._apps, f"patch_namespaced_{_method(kind)}"), name, body, STRATEGIC)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["deployment", "statefulset"]
+Kind = Literal["deployment", "statefulset", "leaderworkerset"]
 
 NAMESPACE = "zeroq"
 CONFIG_MAP = "zeroq-config"
@@ -19,11 +19,12 @@ DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What runs the pods of a role."""
+    """What runs the pods of a role: an object of this kind, or of another `instead`."""
 
     role: str
     kind: Kind
     optional: bool = False
+    instead: Kind | None = None
 
     @property
     def name(self) -> str:
@@ -33,7 +34,7 @@ class Workload:
 
 WORKLOADS: tuple[Workload, ...] = (
     Workload("broker", "statefulset"),
-    Workload("learner", "statefulset"),
+    Workload("learner", "statefulset", instead="leaderworkerset"),
     Workload("actor", "deployment"),
     Workload("evaluator", "deployment"),
     Workload("evaluator-models", "deployment", optional=True),

@@ -16,6 +16,7 @@ from launcher.k8s.client import Cluster, Object
 from launcher.k8s.errors import ClusterError, Missing
 from launcher.k8s.forward import get
 from launcher.k8s.names import COMPONENT_LABEL, LEASE, METRICS_PORT, PART_OF, WORKLOADS
+from launcher.k8s.workloads import Found, find
 
 NOT_THERE = "missing; kubectl apply -f deploy/k8s"
 _MAX_TROUBLES = 10
@@ -87,32 +88,32 @@ def rows(cluster: Cluster, pods: list[Object]) -> list[RoleRow]:
     found = []
     for workload in WORKLOADS:
         try:
-            there = cluster.workload(workload.kind, workload.name)
+            there = find(cluster, workload)
         except Missing:
             if not workload.optional:
                 found.append(RoleRow(workload.role, 0, 0, 0, "-", 0, NOT_THERE))
             continue
         own = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(COMPONENT_LABEL) == workload.role]
-        status = there.get("status") or {}
-        wanted = (there.get("spec") or {}).get("replicas")
+        status = there.body.get("status") or {}
+        wanted = there.replicas
         restarts = sum(int(c.get("restartCount") or 0) for pod in own for c in _containers(pod))
         found.append(
             RoleRow(
                 workload.role,
-                1 if wanted is None else int(wanted),
-                int(status.get("readyReplicas") or 0),
-                int(status.get("updatedReplicas") or 0),
+                1 if wanted is None else wanted,
+                int(status.get("readyReplicas") or 0) * there.pods_each,
+                int(status.get("updatedReplicas") or 0) * there.pods_each,
                 images(there, own),
                 restarts,
-                _note(there, status),
+                _note(there),
             )
         )
     return found
 
 
-def images(workload: Object, pods: list[Object]) -> str:
+def images(workload: Found, pods: list[Object]) -> str:
     """The tag that is asked for, and others that still run."""
-    wanted = [_tag(c["image"]) for c in workload["spec"]["template"]["spec"].get("containers") or []][:1]
+    wanted = [_tag(c["image"]) for c in workload.templates[0]["spec"].get("containers") or []][:1]
     running = Counter(_tag(c["image"]) for pod in pods for c in (pod["spec"].get("containers") or [])[:1])
     others = [f"{tag} ({num} pods)" for tag, num in sorted(running.items()) if tag not in wanted]
     return ", ".join([*wanted, *others]) or "-"
@@ -181,14 +182,20 @@ def _say(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
-def _note(workload: Object, status: dict[str, Any]) -> str:
-    if int((workload.get("metadata") or {}).get("generation") or 0) > int(status.get("observedGeneration") or 0):
+def _note(found: Found) -> str:
+    gang = found.kind == "leaderworkerset"
+    status = found.body.get("status") or {}
+    seen = status.get("observedGeneration")  # LeaderWorkerSet has it from release 0.8 on
+    generation = int((found.body.get("metadata") or {}).get("generation") or 0)
+    if generation > int(seen or 0) and not (gang and seen is None):
         return "not looked at yet"
     for condition in status.get("conditions") or []:
-        if condition["type"] == "Progressing" and condition["status"] == "False":
-            return str(condition.get("reason") or "")
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            return " ".join(str(condition.get("message") or "").split())[:120]
+        told = " ".join(str(condition.get("message") or "").split())[:120]
+        match condition["type"], condition["status"]:
+            case "Progressing", "False" if not gang:  # a gang that is there makes no progress
+                return str(condition.get("reason") or "")
+            case ("ReplicaFailure", "True") | ("UpdateInProgress", "True"):
+                return told
     return ""
 
 

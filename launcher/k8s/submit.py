@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from launcher.autoscaler.kubernetes import deployments
 from launcher.k8s.client import Cluster, Object
 from launcher.k8s.cluster_config import SHIPPED, check_leases, dump, parse, read_for_cluster
 from launcher.k8s.errors import Conflict, Missing
-from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS, Workload
+from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS
 from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
+from launcher.k8s.workloads import Found, find
 
 PENDING = "zeroq/restart-pending"
-RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _ROOMS = {"control", "actor", "learner", "evaluator"}
 _CONTAINERS = {"broker", "learner", "prepare", "actor", "evaluator", "autoscaler"}
@@ -35,22 +35,15 @@ _SHOWN_KEYS = 4
 
 @dataclass(frozen=True)
 class Restart:
-    """One workload that starts anew: why, and with which images (container's name to image; empty: the same)."""
+    """One workload that starts anew: why, and with which tag of our images (None: the same)."""
 
-    workload: Workload
+    found: Found
     reasons: list[str]
-    images: dict[str, str] = field(default_factory=dict)
-    init_images: dict[str, str] = field(default_factory=dict)
+    image_tag: str | None
 
     def patch(self, moment: str) -> Object:
         """What to merge into the workload."""
-        pod: dict[str, Any] = {}
-        if self.images:
-            pod["containers"] = [{"name": name, "image": image} for name, image in self.images.items()]
-        if self.init_images:
-            pod["initContainers"] = [{"name": name, "image": image} for name, image in self.init_images.items()]
-        template: dict[str, Any] = {"metadata": {"annotations": {RESTARTED_AT: moment}}}
-        return {"spec": {"template": {**template, "spec": pod} if pod else template}}
+        return self.found.restart(moment, lambda container: image_of(container, self.image_tag))
 
 
 @dataclass(frozen=True)
@@ -60,7 +53,7 @@ class Present:
     config_map: Object | None
     tree: dict[str, Any]
     config: RunConfig | None
-    workloads: dict[Workload, Object]
+    workloads: list[Found]
 
     @property
     def text(self) -> str | None:
@@ -83,7 +76,7 @@ def submit(
     read_tree(path, overrides)  # whoever mistypes a file's name should not hear of the cluster first
     present = look(cluster)
     config = read_for_cluster(path, overrides, present.tree)
-    check_leases(config, {workload.role: grace_s(found) for workload, found in present.workloads.items()})
+    check_leases(config, {found.role: found.grace_s for found in present.workloads})
     notes = about_graders(config, present.workloads, cluster.namespace)
     notes += about_images(present.workloads) if image_tag is not None else []
     keys = changed_keys(present.config, config) if present.config is not None else None
@@ -116,24 +109,24 @@ def look(cluster: Cluster) -> Present:
             config = validate(RunConfig, tree, f"ConfigMap {CONFIG_MAP}")
         except UserError as error:
             print(f"note: {error}; all roles restart")
-    workloads: dict[Workload, Object] = {}
+    workloads: list[Found] = []
     for workload in WORKLOADS:
         try:
-            workloads[workload] = cluster.workload(workload.kind, workload.name)
+            workloads.append(find(cluster, workload))
         except Missing:
             if not workload.optional:
                 raise
     return Present(config_map, tree, config, workloads)
 
 
-def about_graders(config: RunConfig, workloads: dict[Workload, Object], namespace: str) -> list[str]:
+def about_graders(config: RunConfig, workloads: list[Found], namespace: str) -> list[str]:
     """What to say about the two kinds of evaluators; UserError if those that the reward needs are not there.
 
     Any evaluator may be handed any group: those of the other kind would fail at it, or grade by the configuration that
     they started with.
     """
     wanted = deployments(config)["evaluator"]
-    replicas = {workload.name: (found.get("spec") or {}).get("replicas") for workload, found in workloads.items()}
+    replicas = {found.name: found.replicas for found in workloads}
     if wanted not in replicas:
         raise UserError(f"{wanted} is to grade (reward, autoscaler.evaluator_role), and is not there; kubectl apply it")
     apply = ", or kubectl apply -k deploy/k8s/overlays/reward-models" if wanted == "zeroq-evaluator-models" else ""
@@ -154,17 +147,14 @@ def make_plan(present: Present, keys: list[str] | None, image_tag: str | None) -
     for role in present.pending:
         because.setdefault(role, ["(an earlier submit did not get to it)"])
     plan: list[Restart] = []
-    for workload, found in present.workloads.items():
-        pod = found["spec"]["template"]["spec"]
-        images = _retagged(pod.get("containers") or [], image_tag)
-        init_images = _retagged(pod.get("initContainers") or [], image_tag)
-        reasons = list(because.get(workload.role, []))
-        if images or init_images:
+    for found in present.workloads:
+        reasons = list(because.get(found.role, []))
+        if any(image_of(container, image_tag) != container["image"] for container in found.containers):
             reasons.append(f"image tag {image_tag}")
-        if not reasons and workload.role == "learner" and any(restart.workload.role == "broker" for restart in plan):
+        if not reasons and found.role == "learner" and any(restart.found.role == "broker" for restart in plan):
             reasons.append("(the broker restarts)")
         if reasons:
-            plan.append(Restart(workload, reasons, images, init_images))
+            plan.append(Restart(found, reasons, image_tag))
     return plan
 
 
@@ -178,11 +168,10 @@ def tell(present: Present, keys: list[str] | None, plan: list[Restart]) -> None:
         print("configuration: unchanged")
     if keys and "model" in keys:
         print("note: the model changes; the learner refuses checkpoints of another one: give it a new volume claim")
-    restarting = {restart.workload.role for restart in plan}
+    restarting = {restart.found.role for restart in plan}
     for restart in plan:
-        role = restart.workload.role
-        print(f"  restarts {restart.workload.name}: {_shown(restart.reasons)}; {KEPT[role]}")
-    staying = [workload.name for workload in present.workloads if workload.role not in restarting]
+        print(f"  restarts {restart.found.name}: {_shown(restart.reasons)}; {KEPT[restart.found.role]}")
+    staying = [found.name for found in present.workloads if found.role not in restarting]
     if staying:
         print(f"  goes on as it is: {', '.join(staying)}")
 
@@ -192,7 +181,7 @@ def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[R
 
     What changes was found out against `present`: Conflict if somebody else has written the ConfigMap since.
     """
-    roles = ",".join(restart.workload.role for restart in plan)
+    roles = ",".join(restart.found.role for restart in plan)
     body: Object = {"metadata": {"annotations": {PENDING: roles or None}}}
     if text is not None:
         body["data"] = {CONFIG_KEY: text}
@@ -205,20 +194,14 @@ def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[R
         written = cluster.patch_config_map(CONFIG_MAP, body)
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for restart in plan:
-        cluster.patch_workload(restart.workload.kind, restart.workload.name, restart.patch(moment))
-        print(f"restarting {restart.workload.name}", flush=True)
+        cluster.patch_workload(restart.found.kind, restart.found.name, restart.patch(moment))
+        print(f"restarting {restart.found.name}", flush=True)
     if plan:
         version = (written.get("metadata") or {}).get("resourceVersion")
         with contextlib.suppress(Conflict):  # a later submit has written its own list
             cluster.patch_config_map(
                 CONFIG_MAP, {"metadata": {"annotations": {PENDING: None}, "resourceVersion": version}}
             )
-
-
-def grace_s(workload: Object) -> float:
-    """How long its pods have to end, seconds."""
-    seconds = workload["spec"]["template"]["spec"].get("terminationGracePeriodSeconds")
-    return 30.0 if seconds is None else float(seconds)
 
 
 def with_tag(image: str, tag: str) -> str:
@@ -235,23 +218,22 @@ def is_ours(image: str) -> bool:
     return not _ROOMS.isdisjoint(name.split("-"))
 
 
-def _retagged(containers: list[Object], tag: str | None) -> dict[str, str]:
-    """Images that change, by container; containers of others, such as a mesh's, are let alone."""
-    if tag is None:
-        return {}
-    ours = {c["name"]: c["image"] for c in containers if c["name"] in _CONTAINERS and is_ours(c["image"])}
-    return {name: with_tag(image, tag) for name, image in ours.items() if with_tag(image, tag) != image}
+def image_of(container: Object, tag: str | None) -> str:
+    """A container's image under another tag (None: the same); containers of others, such as a mesh's, keep theirs."""
+    image = str(container["image"])
+    ours = container["name"] in _CONTAINERS and is_ours(image)
+    return with_tag(image, tag) if ours and tag is not None else image
 
 
-def about_images(workloads: dict[Workload, Object]) -> list[str]:
+def about_images(workloads: list[Found]) -> list[str]:
     """What to say about images that another tag is not given to, because they are not called like zeroq's."""
-    pods = {workload.name: found["spec"]["template"]["spec"] for workload, found in workloads.items()}
-    return [
-        f"{name}, container {c['name']}: {c['image']} is not called like one of zeroq's images and stays as it is"
-        for name, pod in pods.items()
-        for c in [*(pod.get("initContainers") or []), *(pod.get("containers") or [])]
+    told = (
+        f"{found.name}, container {c['name']}: {c['image']} is not called like one of zeroq's images and stays as it is"
+        for found in workloads
+        for c in found.containers
         if c["name"] in _CONTAINERS and not is_ours(c["image"])
-    ]
+    )
+    return list(dict.fromkeys(told))
 
 
 def _shown(keys: list[str]) -> str:

@@ -230,6 +230,8 @@ class FakeKubernetes:
             if sub == "scale":
                 self.set_replicas(name, body["spec"]["replicas"])
                 return self._scale_of(self.objects[resource, name])
+            if "strategic" in kind and resource == "leaderworkersets":
+                raise _Unsupported  # the API server knows no merge keys of custom resources
             merged = merge(found, body, strategic="strategic" in kind)
             return self.put(resource, merged)
 
@@ -243,6 +245,10 @@ class FakeKubernetes:
 
 
 class _Conflict(Exception):
+    pass
+
+
+class _Unsupported(Exception):
     pass
 
 
@@ -315,6 +321,8 @@ def _handler_of(fake: FakeKubernetes) -> type[BaseHTTPRequestHandler]:
                 self._reply(404, {"kind": "Status", "message": f'{path["resource"]} "{path["name"]}" not found'})
             except _Conflict:
                 self._reply(409, {"kind": "Status", "message": "the object has been modified"})
+            except _Unsupported:
+                self._reply(415, {"kind": "Status", "message": "the body of the request was in an unknown format"})
             else:
                 self._reply(200, answer)
 

@@ -14,7 +14,8 @@ from common.config import RunConfig, load_config
 from launcher.k8s import submit as submitting
 from launcher.k8s.client import Cluster, connect
 from launcher.k8s.cluster_config import dump
-from launcher.k8s.submit import PENDING, RESTARTED_AT, is_ours, with_tag
+from launcher.k8s.submit import PENDING, is_ours, with_tag
+from launcher.k8s.workloads import RESTARTED_AT
 from tests.unit.cluster_rig import CONFIG, LOCAL, WORKLOADS, Run, fake, zeroq
 from tests.unit.fake_kubernetes import FakeKubernetes, Fault
 from tests.unit.manifests import ROOT, objects
