@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from concurrent.futures import Future
-from dataclasses import dataclass
 
 import numpy as np
 import zmq
@@ -36,14 +35,14 @@ from learner.weights import events, metrics
 from learner.weights.chronicle import members_by_state
 from learner.weights.epochs import Epochs
 from learner.weights.files import ServedFiles
-from learner.weights.transport import Channel, Snapshot, Staged, TransferFailed, Transport
+from learner.weights.pulls import Pulls
+from learner.weights.transport import Channel, Staged, TransferFailed, Transport
 
 log = logging.getLogger(__name__)
 
 _POLL_MS = 100
 _MAX_REQUEST_BYTES = 1 << 20
 _MAX_NOTE = 600
-_MAX_CHUNK_BYTES = 16 * 1024 * 1024
 _MAX_UNREAD = 100
 """Messages that wait for one actor to read them, and of one for their turn. It asks for one chunk at a time."""
 _MAX_JOIN_LINES = 100
@@ -55,14 +54,6 @@ for _cause in CAUSES:
     AUTH_FAILURES.labels(_cause)  # there from the start: a rate needs a zero to begin at
 _SPARE_S = 10.0
 """publish() waits this much longer than the state machine's own bound before it believes the thread dead."""
-
-
-@dataclass
-class _Pulling:
-    """A peer in the middle of a pull keeps the snapshot that it began with."""
-
-    snapshot: Snapshot
-    last_asked: float
 
 
 class ControlServer:
@@ -88,7 +79,7 @@ class ControlServer:
         self._inbox: queue.SimpleQueue[events.Event] = queue.SimpleQueue()
         self._staged: Staged | None = None  # being published
         self._published: Staged | None = None
-        self._pulling: dict[bytes, _Pulling] = {}
+        self._pulls = Pulls()
         self._handles: dict[tuple[int, int, bytes], bytes] = {}
         self._finished: Future[events.Finished] | None = None
         self._failure: BaseException | None = None
@@ -170,7 +161,7 @@ class ControlServer:
                     self._handle(self._inbox.get())
                 self._receive()
                 self._handle(events.Tick())
-                self._forget_old_pulls()
+                self._pulls.forget_silent(time.monotonic())
                 versions = [peer.version for peer in self._epochs.peers.values()]
                 metrics.set_members(members_by_state(versions, self._epochs.latest))
         except BaseException as error:
@@ -271,6 +262,9 @@ class ControlServer:
 
     def _finish(self, finished: events.Finished) -> None:
         self._published, self._staged = self._staged, None
+        if self._published is not None:
+            for note in self._pulls.published(self._published.version):
+                log.warning("weights: %s", note)
         self._handles.clear()
         if self._finished is not None:
             self._finished.set_result(finished)
@@ -280,20 +274,12 @@ class ControlServer:
 
     def _serve(self, peer: bytes, pull: Pull) -> None:
         """Answer with a chunk of the newest version, or of the one that this peer began with."""
-        now = time.monotonic()
-        pulling = self._pulling.get(peer)
-        if pulling is None or pull.offset == 0 or pull.version != pulling.snapshot.version:
-            assert self._published is not None
-            snapshot = self._published.snapshot()
-            if snapshot is None:  # being overwritten by the next version: ask again
-                self._send(peer, NoWork(request_id=pull.request_id), {})
-                return
-            pulling = self._pulling[peer] = _Pulling(snapshot, now)
-            pull = pull.model_copy(update={"offset": 0})
-        pulling.last_asked = now
-        snapshot = pulling.snapshot
-        start = min(pull.offset, snapshot.layout.total_bytes)
-        chunk = snapshot.data_B[start : start + min(pull.max_bytes, _MAX_CHUNK_BYTES)]
+        assert self._published is not None
+        found = self._pulls.chunk(peer, pull, self._published, time.monotonic())
+        if found is None:  # ask again
+            self._send(peer, NoWork(request_id=pull.request_id), {})
+            return
+        snapshot, start, chunk = found
         header = SnapshotMessage(
             version=snapshot.version,
             offset=start,
@@ -307,8 +293,6 @@ class ControlServer:
             frames["manifest"] = snapshot.layout.manifest()
         if self._send(peer, header, frames):
             metrics.SENT_BYTES.labels("pull").inc(len(chunk))
-        if start + len(chunk) >= snapshot.layout.total_bytes:
-            del self._pulling[peer]
 
     def _serve_files(self, peer: bytes, pull: PullFiles) -> None:
         """Answer with a chunk of the model's files: no affair of membership, any peer may ask."""
@@ -318,11 +302,6 @@ class ControlServer:
             return
         header, chunk = self._files.answer(pull)
         self._send(peer, header, {"chunk": chunk})
-
-    def _forget_old_pulls(self) -> None:
-        oldest = time.monotonic() - 60.0
-        for peer in [p for p, pulling in self._pulling.items() if pulling.last_asked < oldest]:
-            del self._pulling[peer]
 
     # -------------------------------------------------------------- from other threads
 

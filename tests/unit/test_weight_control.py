@@ -14,7 +14,7 @@ import zmq
 from common.message_parts import SCHEMA_VERSION
 from common.messages import Join, Pull, PullFiles
 from common.wire import decode, encode
-from learner.weights import WeightPublisher, control
+from learner.weights import WeightPublisher, control, pulls
 from tests.integration.weights_fakes import weights_config
 from tests.learner_rig import wait_until
 
@@ -67,7 +67,7 @@ def test_answers_that_are_never_read_are_not_kept_without_end(
 
 def test_a_pull_of_everything_at_once_is_answered_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is checksummed in the thread that all actors wait for."""
-    monkeypatch.setattr(control, "_MAX_CHUNK_BYTES", 64)
+    monkeypatch.setattr(pulls, "MAX_CHUNK_BYTES", 64)
     publisher = WeightPublisher(weights_config(), host="127.0.0.1")
     with zmq.Context() as context, contextlib.closing(publisher), context.socket(zmq.DEALER) as socket:
         publisher.publish(0, [("w", torch.arange(64, dtype=torch.float32))])
