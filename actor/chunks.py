@@ -10,8 +10,10 @@ from __future__ import annotations
 SMALLEST_BYTES = 64 * 1024
 FIRST_BYTES = 256 * 1024
 LARGEST_BYTES = 16 * 1024 * 1024
-WANTED_S = 0.4
-"""What an answer should take: well within a heartbeat's time, and long beside a round trip."""
+QUICK_S = 0.25
+GOOD_S = 0.6
+SLOW_S = 1.0
+"""An answer may take so long before the next chunk is a smaller one: well within a heartbeat's time."""
 _GROWTH = 4
 
 
@@ -21,10 +23,18 @@ class ChunkSize:
     def __init__(self) -> None:
         self.num_bytes = FIRST_BYTES
 
-    def arrived(self, num_bytes: int, seconds: float) -> None:
-        """So many bytes came `seconds` after they were asked for."""
-        fits = int(num_bytes * WANTED_S / max(seconds, 1e-3))
-        self._set(min(fits, _GROWTH * self.num_bytes))
+    def arrived(self, seconds: float) -> None:
+        """The answer came `seconds` after it was asked for.
+
+        It grows as long as the next answer will come within SLOW_S even if its time grows as much, and so also where a
+        round trip is most of that time.
+        """
+        if seconds < QUICK_S:
+            self._set(_GROWTH * self.num_bytes)
+        elif seconds < GOOD_S:
+            self._set(self.num_bytes * 3 // 2)
+        elif seconds > SLOW_S:
+            self._set(int(self.num_bytes * GOOD_S / seconds))
 
     def lost(self) -> None:
         """An answer did not come in time."""

@@ -199,8 +199,8 @@ def pull(
             if reply is None:
                 chunk.lost()
                 return None
-            if "chunk" in reply.payload:
-                chunk.arrived(len(reply.blob("chunk")), time.monotonic() - asked_at)
+            if isinstance(reply.header, ModelFiles):
+                chunk.arrived(time.monotonic() - asked_at)
             match reply.header:
                 case ModelFiles(model=model) if files is not None and model == files.digest:
                     files.add(reply)

@@ -105,11 +105,11 @@ class Server:
         self.close()
 
     def close(self) -> None:
-        """Close all sockets; what has not been sent is dropped, its receivers ask again."""
+        """Close all sockets; what has not been sent in a moment is dropped, its receivers ask again."""
         if self._gate is not None:
             self._gate.close()
         for socket in self._sockets.values():
-            socket.close(0)
+            socket.close()
         self._context.destroy(0)
 
     def serve(self, stop: StopFlag, *, beat: Callable[[], None] = lambda: None) -> None:

@@ -38,9 +38,15 @@ _DIAL_AGAIN_S = 1.0
 """After a refusal: it will not be the last one, so not at once."""
 
 
+CLOSING_MS = 250
+"""How long a closed socket goes on sending. Not 0: libzmq 4.3.5 ends the whole process (`Resource temporarily
+unavailable (src/session_base.cpp:233)`) when a socket is closed without lingering in the middle of a message of several
+frames, and its peer goes at the same moment, as all processes of a run do at its end."""
+
+
 def configure_socket(socket: zmq.Socket[bytes]) -> None:
-    """Socket options every zeroq socket shares: no lingering, no silent loss, a dead peer noticed within 2 s."""
-    socket.setsockopt(zmq.LINGER, 0)
+    """Socket options every zeroq socket shares: little lingering, no silent loss, a dead peer noticed within 2 s."""
+    socket.setsockopt(zmq.LINGER, CLOSING_MS)
     socket.setsockopt(zmq.SNDHWM, 0)  # queues are bounded by credit and leases, never by dropping
     socket.setsockopt(zmq.RCVHWM, 0)
     socket.setsockopt(zmq.HEARTBEAT_IVL, 500)

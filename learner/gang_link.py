@@ -113,7 +113,7 @@ class GangServer:
     def _close_sockets(self) -> None:
         if self._gate is not None:
             self._gate.close()
-        self._router.close(0)
+        self._router.close()
         self._context.destroy(0)
 
 
@@ -154,7 +154,7 @@ class GangClient:
     def close(self) -> None:
         """Close the socket."""
         self._dialler.detach()
-        self._socket.close(0)
+        self._socket.close()
         self._context.destroy(0)
 
     def _read(self, frames: list[bytes]) -> Order | None:
@@ -179,7 +179,7 @@ class GangClient:
 
     def _reconnect(self) -> None:
         self._dialler.detach()
-        self._socket.close(0)
+        self._socket.close()
         self._socket = self._connect()
         self._asked_at = None
 

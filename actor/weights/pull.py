@@ -32,11 +32,15 @@ class PullInProgress:
         """All bytes are there."""
         return self._received == self.layout.total_bytes
 
+    def is_of(self, header: Snapshot) -> bool:
+        """Whether a reply is of the same version, of the same learner."""
+        return (header.version, header.digest) == (self.version, self._digest)
+
     def add(self, envelope: Envelope) -> None:
-        """Take the next chunk; replies that are not it (repeated, of another version) are passed over."""
+        """Take the next chunk; another one (the first, of a learner that did not know us any more) is passed over."""
         header = envelope.header
         assert isinstance(header, Snapshot)
-        if (header.version, header.offset, header.digest) != (self.version, self._received, self._digest):
+        if not self.is_of(header) or header.offset != self._received:
             return
         chunk = envelope.array("chunk", "uint8")
         if not 0 < chunk.size <= self.layout.total_bytes - self._received:

@@ -136,7 +136,7 @@ class WeightReceiver:
             self._drop_pull()
             self._transport.close()
             await self._send(Leave(incarnation=self._incarnation))
-            self._close(linger_ms=200)
+            self._close()
 
     def _connect(self) -> None:
         """A socket with an identity of its own: the publisher must not take it for one that it knew."""
@@ -147,20 +147,21 @@ class WeightReceiver:
         self._socket.connect(self._endpoint)
         self._heard_at = time.monotonic()
 
-    def _close(self, *, linger_ms: int) -> None:
+    def _close(self) -> None:
         assert self._socket is not None
         self._dialler.detach()
-        self._socket.close(linger=linger_ms)
+        self._socket.close()
         self._socket = None
 
     async def _reconnect(self) -> None:
-        """Join anew over another socket. What was under way is void: the publisher has lost this member, or will."""
+        """Join anew over another socket. What was under way is void: the publisher has lost this member, or will. But a
+        pull goes on where it is, in smaller chunks: the link may have become too slow for the last one."""
         if self._dialler.suspicion is not None:
             raise UserError(self._dialler.suspicion)
         log.warning("weights: no word from the publisher for %.0f s; joining over a new connection", SILENCE_S)
         await self._stop_receiving()
-        self._drop_pull()
-        self._close(linger_ms=0)
+        self._chunk.lost()
+        self._close()
         self._connect()
         await self._join()
 
@@ -266,12 +267,13 @@ class WeightReceiver:
             return
         self._backwards_since = None
         try:
-            self._chunk.arrived(envelope.array("chunk", "uint8").size, answered_s)
-            if header.offset == 0 and (self._pull is None or self._pull.version != header.version):
-                self._drop_pull()
-                self._pull = PullInProgress(envelope)
-            elif self._pull is not None:
+            self._chunk.arrived(answered_s)
+            if self._pull is not None and not self._pull.is_of(header):
+                self._drop_pull()  # the learner has moved on, or is another one
+            if self._pull is not None:
                 self._pull.add(envelope)
+            elif header.offset == 0:
+                self._pull = PullInProgress(envelope)
             if self._pull is not None and self._pull.complete:
                 self._pull.verify()
                 await self._load_pulled(self._pull)

@@ -17,7 +17,6 @@ import time
 import uuid
 from concurrent.futures import Future
 
-import numpy as np
 import zmq
 from prometheus_client import Counter
 
@@ -161,7 +160,7 @@ class ControlServer:
                     self._handle(self._inbox.get())
                 self._receive()
                 self._handle(events.Tick())
-                self._pulls.forget_silent(time.monotonic())
+                self._pulls.forget_gone(self._epochs.peers, time.monotonic())
                 versions = [peer.version for peer in self._epochs.peers.values()]
                 metrics.set_members(members_by_state(versions, self._epochs.latest))
         except BaseException as error:
@@ -206,6 +205,8 @@ class ControlServer:
             for action in self._epochs.handle(pending.pop(0), time.monotonic()):
                 match action:
                     case events.Tell(peer, message):
+                        if isinstance(message, Propose):
+                            self._pulls.overtaken(peer)
                         if not self._send(peer, message, self._frames(peer, message)):
                             pending.append(events.Lost(peer))
                     case events.Serve(peer, pull):
@@ -262,9 +263,6 @@ class ControlServer:
 
     def _finish(self, finished: events.Finished) -> None:
         self._published, self._staged = self._staged, None
-        if self._published is not None:
-            for note in self._pulls.published(self._published.version):
-                log.warning("weights: %s", note)
         self._handles.clear()
         if self._finished is not None:
             self._finished.set_result(finished)
@@ -288,7 +286,7 @@ class ControlServer:
             model=self._files.digest if self._files else None,
             request_id=pull.request_id,
         )
-        frames: dict[str, Array | bytes] = {"chunk": np.ascontiguousarray(chunk)}
+        frames: dict[str, Array | bytes] = {"chunk": chunk}
         if start == 0:
             frames["manifest"] = snapshot.layout.manifest()
         if self._send(peer, header, frames):

@@ -1,20 +1,19 @@
 """Pulls under way: which version each peer began with, and what of it comes next.
 
-A version that somebody pulls stays in host memory, all of it, until they have it. So that many slow pulls of different
-versions do not fill that, the oldest ones begin anew with the newest version once there are more than a few: who takes
-longer for one version than the learner does for several would be too old to sample with it anyway.
+A version that somebody pulls stays in host memory, all of it, until they have it, are gone, or are offered a newer one
+by a publish, which every peer that has asked takes part in. So no more than two are held: the published one, and the
+one before for those who came in the middle of a publish.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from common.messages import Pull
 from common.wire import Array
 from learner.weights.transport import Snapshot, Staged
 
-MAX_EARLIER = 2
-"""Versions that are kept besides the published one."""
 MAX_CHUNK_BYTES = 16 * 1024 * 1024
 FORGOTTEN_AFTER_S = 60.0
 
@@ -38,7 +37,10 @@ class Pulls:
 
     def chunk(self, peer: bytes, pull: Pull, published: Staged, now: float) -> tuple[Snapshot, int, Array] | None:
         """What to answer with: the version, where in it, and bytes uint8. From the beginning of the published version,
-        unless this peer has begun with another that is still held. None while the buffer is being overwritten."""
+        unless this peer has begun with another that is still held. None while the buffer is being overwritten.
+
+        The bytes are copied: an answer that a peer does not read would else keep all of that version alive.
+        """
         pulling = self._peers.get(peer)
         start = pull.offset
         if pulling is None or pull.offset == 0 or pull.version != pulling.snapshot.version:
@@ -53,22 +55,14 @@ class Pulls:
         chunk = snapshot.data_B[start : start + min(pull.max_bytes, MAX_CHUNK_BYTES)]
         if start + len(chunk) >= snapshot.layout.total_bytes:
             del self._peers[peer]
-        return snapshot, start, chunk
+        return snapshot, start, chunk.copy()
 
-    def published(self, version: int) -> list[str]:
-        """A version has been published: let go of the earliest that are too many. Returns what to log."""
-        earlier = sorted(self.versions - {version})
-        dropped = earlier[: max(0, len(earlier) - MAX_EARLIER)]
-        notes = []
-        for old in dropped:
-            peers = [peer for peer, pulling in self._peers.items() if pulling.snapshot.version == old]
-            for peer in peers:
-                del self._peers[peer]
-            notes.append(f"{len(peers)} pull(s) of version {old} take too long and begin anew with {version}")
-        return notes
+    def overtaken(self, peer: bytes) -> None:
+        """A publish is proposed to it, for which it drops what it has pulled (actor/weights/receiver.py)."""
+        self._peers.pop(peer, None)
 
-    def forget_silent(self, now: float) -> None:
-        """Peers that have not asked for a minute are gone."""
+    def forget_gone(self, known: Collection[bytes], now: float) -> None:
+        """Forget peers that are not `known` any more, or have not asked for a minute."""
         oldest = now - FORGOTTEN_AFTER_S
-        for peer in [peer for peer, pulling in self._peers.items() if pulling.last_asked < oldest]:
+        for peer in [p for p, pulling in self._peers.items() if p not in known or pulling.last_asked < oldest]:
             del self._peers[peer]

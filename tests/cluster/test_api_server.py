@@ -35,6 +35,7 @@ NODES = {"gpu-0": GPU_NODE, "gpu-1": GPU_NODE, "cpu-0": CPU_NODE, "cpu-1": CPU_N
 WHOLE_RUNS = ["plain", *sorted(set(BUILDS) - PARTS - WITH_CUSTOM_RESOURCES)]
 ADDED = ["dcgm", "model-fetch"]
 READY_S = 90
+CONFIG = str(PLAIN.parents[1] / "recipes" / "configs" / "k8s.yaml")
 
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=f"no {', '.join(missing())} here (tests/cluster/README.md)"),
@@ -76,14 +77,15 @@ class Server:
     def unready(self) -> list[str]:
         """Deployments and StatefulSets that have not all their pods ready, and updated."""
         late = []
-        for item in [*self.apps.list_namespaced_deployment(NAMESPACE).items, *self._sets()]:
+        for item in [*self.apps.list_namespaced_deployment(NAMESPACE).items, *self.sets()]:
             status, wanted = item.status, item.spec.replicas
             ready, updated = status.ready_replicas or 0, status.updated_replicas or 0
             if (ready, updated) != (wanted, wanted) or status.observed_generation != item.metadata.generation:
                 late.append(f"{item.metadata.name}: {ready} of {wanted}")
         return late
 
-    def _sets(self) -> list[Any]:
+    def sets(self) -> list[Any]:
+        """StatefulSets."""
         return list(self.apps.list_namespaced_stateful_set(NAMESPACE).items)
 
     def complaints(self) -> list[str]:
@@ -310,21 +312,70 @@ def _as_autoscaler(server: Server, folder: Path) -> Path:
     return path
 
 
+def zeroq(server: Server, *arguments: str) -> str:
+    """What a command prints."""
+    command = [sys.executable, "-m", "launcher", *arguments]
+    environment = {"KUBECONFIG": str(server.plane.admin), "COLUMNS": "200", "PATH": ""}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_another_run_is_submitted_and_shown(large: Server) -> None:
     large.start(objects("plain"))
-
-    def zeroq(*arguments: str) -> str:
-        command = [sys.executable, "-m", "launcher", *arguments]
-        environment = {"KUBECONFIG": str(large.plane.admin), "COLUMNS": "200", "PATH": ""}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    said = zeroq("submit", str(PLAIN.parents[1] / "recipes" / "configs" / "k8s.yaml"), "learner.lr=1e-6")
+    said = zeroq(large, "submit", CONFIG, "learner.lr=1e-6")
     assert "restarting zeroq-learner" in said
     eventually(large.unready, [])
     kept: Any = large.plane.get("configmap", "zeroq-config", "-n", NAMESPACE)
     assert yaml.safe_load(kept["data"]["config.yaml"])["learner"]["lr"] == 1e-6
-    table = zeroq("status", "--k8s")
+    table = zeroq(large, "status", "--k8s")
     assert "broker" in table
     assert "1/1" in table
+
+
+@pytest.fixture
+def gangs(large: Server) -> Iterator[Server]:
+    """A server that keeps LeaderWorkerSets, whatever is in them; no controller makes pods of them."""
+    anything = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": anything}}
+    names = {"kind": "LeaderWorkerSet", "plural": "leaderworkersets", "singular": "leaderworkerset"}
+    definition = {
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "leaderworkersets.leaderworkerset.x-k8s.io"},
+        "spec": {
+            "group": "leaderworkerset.x-k8s.io",
+            "scope": "Namespaced",
+            "names": names,
+            "versions": [{**version, "subresources": {"status": {}}}],
+        },
+    }
+    large.plane.kubectl("apply", "-f", "-", stdin=yaml.safe_dump(definition))
+    large.plane.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    yield large
+    large.plane.kubectl("delete", "crd", "--all", "--timeout=60s")
+
+
+def test_a_gang_is_patched_as_a_server_takes_it(gangs: Server) -> None:
+    """Of custom resources a server merges no lists: what is sent must leave the containers whole."""
+    gangs.start(objects("leaderworkerset"))
+    assert "zeroq-learner" not in {
+        item.metadata.name for item in gangs.apps.list_namespaced_stateful_set("zeroq").items
+    }
+
+    def gang() -> Any:
+        return gangs.plane.get("leaderworkerset", "zeroq-learner", "-n", NAMESPACE)
+
+    before = gang()
+    said = zeroq(gangs, "submit", CONFIG, "learner.lr=1e-6", "--image-tag", "0.2.0")
+    assert "restarting zeroq-learner" in said
+    after = gang()
+    assert after["metadata"]["generation"] == before["metadata"]["generation"] + 1
+    for part in ("leaderTemplate", "workerTemplate"):
+        old, new = (found["spec"]["leaderWorkerTemplate"][part] for found in (before, after))
+        assert new["metadata"].pop("annotations")
+        for container in [*new["spec"].get("initContainers", []), *new["spec"]["containers"]]:
+            assert container["image"].endswith("/learner:0.2.0")
+            container["image"] = container["image"].replace("0.2.0", "0.1.0")
+        assert new == old
+    assert "0/2" in zeroq(gangs, "status", "--k8s")

@@ -25,7 +25,7 @@ def seconds_to_pull(total_bytes: int, rates: list[float], latency_s: float, firs
             assert seconds < 100 * ANSWER_S, "it never arrives"
             continue
         took_s = latency_s + size / rate + (first_s if got == 0 else 0.0)
-        chunk.arrived(size, took_s)
+        chunk.arrived(took_s)
         got, seconds = got + size, seconds + took_s
     return seconds
 
@@ -40,6 +40,15 @@ def test_all_of_it_arrives_at_any_rate_in_little_more_than_the_link_needs(rate: 
     assert seconds <= 1.3 * ideal_s + 2 * latency_s * chunks + 3 * ANSWER_S
 
 
+@pytest.mark.parametrize("latency_s", [0.3, 0.42, 0.55])
+def test_a_long_round_trip_is_not_taken_for_a_slow_link(latency_s: float) -> None:
+    """Smaller chunks would make it worse: a round trip each."""
+    rate = 20 * MIB
+    seconds = seconds_to_pull(600 * MIB, [rate], latency_s, first_s=0.0)
+    with_largest_s = 600 * MIB / LARGEST_BYTES * (latency_s + LARGEST_BYTES / rate)
+    assert seconds <= 6 * with_largest_s  # 64 KiB for each round trip would be a hundred times
+
+
 def test_a_learner_that_takes_long_to_make_the_first_chunk_costs_nothing_later() -> None:
     quick = seconds_to_pull(2000 * MIB, [1000 * MIB], 0.0002, first_s=0.0)
     slow = seconds_to_pull(2000 * MIB, [1000 * MIB], 0.0002, first_s=4.0)
@@ -52,8 +61,10 @@ def test_a_link_that_becomes_slow_in_the_middle_is_followed() -> None:
     assert seconds <= 400 / 2 * 1.3 + 4 * ANSWER_S
 
 
-def test_a_burst_that_buffers_swallow_is_not_taken_for_the_rate() -> None:
+@pytest.mark.parametrize("seconds", [0.0, 0.2, 0.5, 0.59])
+def test_the_next_chunk_is_heard_in_time_even_if_its_time_grows_as_it_does(seconds: float) -> None:
     chunk = ChunkSize()
     before = chunk.num_bytes
-    chunk.arrived(before, 0.0)
-    assert chunk.num_bytes == 4 * before
+    chunk.arrived(seconds)
+    assert seconds * chunk.num_bytes / before <= 1.0
+    assert before < chunk.num_bytes <= 4 * before  # a burst that buffers swallow is not the link's rate

@@ -278,3 +278,23 @@ def test_what_is_there_is_replaced_and_never_half(
     with pytest.raises(RunFailure, match=r"cannot write the model's files to .*got: .*No space left"):
         fetch([learner.endpoint], folder)
     assert not folder.exists()
+
+
+def test_the_size_of_chunks_follows_the_link(
+    model: Path, tmp_path: Path, learners: Callable[..., Learner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As that of weights: a chunk that is too large never comes (actor/chunks.py)."""
+    served = ServedFiles.of(str(model))
+
+    def over_a_slow_link(pull: PullFiles) -> tuple[Header, bytes] | None:
+        return served.answer(pull) if pull.max_bytes <= 300 else None
+
+    monkeypatch.setattr(chunks, "SMALLEST_BYTES", 100)
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", 250)
+    slow = learners(over_a_slow_link)
+    assert contents(fetch([slow.endpoint], tmp_path / "slow").path) == sent(model)
+    assert [pull.max_bytes for pull in slow.requests[:2]] == [1000, 250]
+    monkeypatch.setattr(chunks, "LARGEST_BYTES", 16_000)
+    quick = learners(served.answer)
+    assert contents(fetch([quick.endpoint], tmp_path / "quick").path) == sent(model)
+    assert [pull.max_bytes for pull in quick.requests[:2]] == [1000, 4000]

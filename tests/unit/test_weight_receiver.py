@@ -15,12 +15,16 @@ import vllm.distributed.weight_transfer.base  # noqa: F401  the loader imports i
 import zmq
 import zmq.asyncio
 
+from actor import chunks
 from actor.weights import WeightReceiver
 from actor.weights import receiver as receiver_module
 from common.client import configure_socket
 from common.messages import Join, NoWork, ParameterMeta, Pull, Snapshot
 from common.weights import Layout, digest_of
 from common.wire import decode, encode
+from learner.weights.gloo import HostStaged
+from learner.weights.pulls import Pulls
+from learner.weights.transport import snapshot_of
 from tests.integration.weights_fakes import FakeLLM, weights_config
 from tests.slow_link import slow_link
 
@@ -184,6 +188,125 @@ def test_weights_come_over_a_link_that_carries_no_chunk_of_the_largest_size() ->
     seconds = asyncio.run(_seconds_to_pull_over_a_slow_link(asked))
     assert seconds >= 0.9 * len(BIG_DATA_B) / SLOW_BYTES_PER_S  # it was slow
     assert max(asked) <= 1.5 * SLOW_BYTES_PER_S
+
+
+@dataclass
+class Asked:
+    """What a receiver asked for: by which connection, where in the weights, how much."""
+
+    peer: bytes
+    offset: int
+    max_bytes: int
+
+
+async def _pull_in_parts(
+    staged: Callable[[list[Asked]], HostStaged | None], done: Callable[[Beside], bool]
+) -> tuple[list[Asked], list[int]]:
+    """Pulls as the learner answers them, of what `staged` says is published; None: silence. Until `done`."""
+    asked: list[Asked] = []
+    pulls = Pulls()
+
+    async def serve(socket: zmq.asyncio.Socket) -> None:
+        while True:
+            peer, *frames = await socket.recv_multipart()
+            pull = decode(frames).header
+            if not isinstance(pull, Pull):
+                continue
+            asked.append(Asked(peer, pull.offset, pull.max_bytes))
+            if pull.have is not None:
+                await socket.send_multipart([peer, *encode(NoWork(request_id=pull.request_id))])
+                continue
+            published = staged(asked)
+            answer = None if published is None else pulls.chunk(peer, pull, published, 0.0)
+            if answer is not None:
+                snapshot, start, chunk = answer
+                header = Snapshot(
+                    version=snapshot.version,
+                    offset=start,
+                    total_bytes=snapshot.layout.total_bytes,
+                    digest=snapshot.digest,
+                    request_id=pull.request_id,
+                )
+                payload = {"chunk": chunk} | ({"manifest": snapshot.layout.manifest()} if start == 0 else {})
+                await socket.send_multipart([peer, *encode(header, payload)])
+
+    async with beside(serve) as actor:
+        deadline = time.monotonic() + DEADLINE_S
+        while not done(actor) and not actor.running.done() and time.monotonic() < deadline:
+            await asyncio.sleep(0.02)
+        return asked, actor.versions
+
+
+def _staged(version: int, fill: int, num_floats: int = 4096) -> HostStaged:
+    layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[num_floats])])
+    return HostStaged(snapshot_of(version, layout, np.full(layout.total_bytes, fill, dtype=np.uint8)))
+
+
+@pytest.fixture
+def parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of 16 KiB come in chunks of 1 to 4 KiB."""
+    for name, num_bytes in (("SMALLEST_BYTES", 1024), ("FIRST_BYTES", 2048), ("LARGEST_BYTES", 4096)):
+        monkeypatch.setattr(chunks, name, num_bytes)
+
+
+@pytest.mark.usefixtures("no_leaked_processes", "parts")
+def test_a_pull_goes_on_over_another_connection_in_smaller_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link that becomes slow loses its chunk, and then the connection; not what has come."""
+    monkeypatch.setattr(receiver_module, "SILENCE_S", 0.6)
+    published = _staged(0, 1)
+
+    def silent_after_two(asked: list[Asked]) -> HostStaged | None:
+        return published if len(asked) <= 2 or asked[-1].peer != asked[0].peer else None
+
+    asked, versions = asyncio.run(_pull_in_parts(silent_after_two, lambda actor: bool(actor.versions)))
+    assert versions == [0]
+    before = [ask for ask in asked if ask.peer == asked[0].peer]
+    after = [ask for ask in asked if ask.peer != asked[0].peer]
+    assert [(ask.offset, ask.max_bytes) for ask in before] == [(0, 2048), (2048, 4096), (6144, 4096)]
+    # The learner does not know this connection, and answers with the beginning; then it goes on.
+    assert [(ask.offset, ask.max_bytes) for ask in after[:2]] == [(6144, 1024), (6144, 4096)]
+    assert after[-1].offset + after[-1].max_bytes >= 16_384 or after[-1].offset == 0
+
+
+@pytest.mark.usefixtures("no_leaked_processes", "parts")
+def test_an_answer_that_never_comes_makes_the_next_chunk_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiver_module, "ANSWER_S", 0.3)
+    monkeypatch.setattr(receiver_module, "ASK_EVERY_S", 0.05)
+    published = _staged(0, 1)
+
+    def too_large(asked: list[Asked]) -> HostStaged | None:
+        return published if asked[-1].max_bytes <= 1024 or len(asked) == 1 else None
+
+    asked, versions = asyncio.run(_pull_in_parts(too_large, lambda actor: bool(actor.versions)))
+    assert versions == [0]
+    assert [ask.max_bytes for ask in asked[:3]] == [2048, 4096, 1024]
+
+
+@pytest.mark.usefixtures("no_leaked_processes", "parts")
+def test_the_same_version_of_another_learner_is_pulled_from_its_beginning() -> None:
+    """One that was restarted in the middle of a pull: half of each would be neither."""
+    one, other = _staged(0, 1), _staged(0, 2)
+    restarted = False
+
+    def restart_after_two(asked: list[Asked]) -> HostStaged | None:
+        nonlocal restarted
+        if len(asked) == 3 and not restarted:
+            restarted = True
+            pulls_of_the_dead.clear()
+        return other if restarted else one
+
+    pulls_of_the_dead: dict[bytes, Any] = {}
+    init = Pulls.__init__
+
+    def remember(self: Pulls) -> None:
+        init(self)
+        self._peers = pulls_of_the_dead
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pulls, "__init__", remember)
+        asked, versions = asyncio.run(_pull_in_parts(restart_after_two, lambda actor: bool(actor.versions)))
+    assert versions == [0]
+    assert [ask.offset for ask in asked[:5]] == [0, 2048, 6144, 4096, 8192]
 
 
 async def _offer_version_3_to_an_actor_at_5(wait_s: float) -> tuple[list[int], int, BaseException | None]:
