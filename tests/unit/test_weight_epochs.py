@@ -14,6 +14,7 @@ from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
 from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs, Phase
 from learner.weights.events import (
+from learner.weights.pulls import Pulls
     Action,
     AppliedCame,
     Asked,
@@ -188,6 +189,7 @@ def test_the_learners_log_says_who_is_left_out_and_why(machine: Machine, caplog:
     """The runbook of a stalled publish sends people there."""
     server = object.__new__(ControlServer)
     vars(server).update(_epochs=machine.epochs, _send=lambda *_: False, _frames=lambda *_: {}, _finish=lambda _: None)
+    vars(server).update(_pulls=Pulls())
     machine.publish(1)
     machine.join(A)
     assert not machine.epochs.notes
