@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from launcher.run_directory import locked
 from recipes.datasets import find_file
 
 FORMAT = 1
+LOOK_EVERY_S = 2.0
+TELL_EVERY_S = 60.0
 _STAMP = "prepared.json"
 _STAGE = ".prepare.tmp"
 _IRRELEVANT = {
@@ -51,10 +54,13 @@ class Stamp:
     format: int = FORMAT
 
 
-def prepare(config_path: Path, run_dir: Path, overrides: list[str]) -> str:
+def prepare(config_path: Path, run_dir: Path, overrides: list[str], *, wait_for_model: bool = False) -> str:
     """Make `run_dir` ready; returns what there is to say. UserError for bad input, and when the directory's checkpoints
-    are of another model or would be passed over (`resume: never`)."""
+    are of another model or would be passed over (`resume: never`). `wait_for_model`: one that is a folder may come
+    later, and gets its name when it is whole (deploy/k8s/model-fetch)."""
     config = load_config(config_path, overrides)
+    if wait_for_model:
+        _await_folder(config.model)
     paths = RunPaths(run_dir.resolve())
     check_writable(paths.root, "--run-dir")
     check_resume(config)
@@ -70,6 +76,15 @@ def prepare(config_path: Path, run_dir: Path, overrides: list[str]) -> str:
             _write_config(resolved_config(config, paths, programs=stamp.programs), paths)
             return f"{paths.root} is prepared already"
         return _prepare(config, paths, stamp, wanted, versions(config_path, overrides))
+
+
+def _await_folder(model: str) -> None:
+    folder, told_at = Path(model).expanduser(), float("-inf")
+    while folder.is_absolute() and not folder.is_dir():
+        if time.monotonic() - told_at > TELL_EVERY_S:
+            told_at = time.monotonic()
+            print(f"model {model} is not there yet; waiting for it", flush=True)
+        time.sleep(LOOK_EVERY_S)
 
 
 def _prepare(config: RunConfig, paths: RunPaths, stamp: Stamp | None, wanted: str, about: dict[str, object]) -> str:

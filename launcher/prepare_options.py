@@ -28,6 +28,11 @@ Exit codes: 0 ready, 1 it failed here, 2 the input is wrong.""",
     )
     command.add_argument("config", type=Path, metavar="CONFIG", help="YAML file")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="settings that win over the file")
+    command.add_argument(
+        "--wait-for-model",
+        action="store_true",
+        help="where `model` is a folder that is not there yet, wait for it: somebody else brings it",
+    )
     command.add_argument("--run-dir", type=Path, required=True, metavar="DIR", help="the learner's run directory")
 
 
@@ -35,5 +40,6 @@ def run_from_options(options: argparse.Namespace) -> int:
     """Run what the command line asks for; returns the exit code."""
     from launcher.prepare import prepare
 
-    print(prepare(options.config, options.run_dir, options.overrides), flush=True)
+    said = prepare(options.config, options.run_dir, options.overrides, wait_for_model=options.wait_for_model)
+    print(said, flush=True)
     return EXIT_OK

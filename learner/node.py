@@ -37,8 +37,9 @@ log = logging.getLogger(__name__)
 
 _REPORT_EVERY_S = 0.25
 _STUCK_S = 60.0
-_LONELY_S = 3600.0
-"""A node that hears nothing of the gang's seat for so long gives up, and is started again by whoever started it."""
+_LONELY_S = 6 * 3600.0
+"""A node that hears nothing of the gang's seat for so long gives up, and is started again by whoever started it. Longer
+than a model from the hub may take, for which node 0 waits before it starts: a LeaderWorkerSet starts all nodes again."""
 _MAX_FAILURES = 5
 _STEADY_S = 600.0
 _FAREWELL_S = 10.0
@@ -73,7 +74,7 @@ class Node:
 
     def run(self) -> None:
         """Until training is finished or stopped. RunFailure when the ranks fail again and again, or the gang's seat is
-        silent for an hour; UserError when a rank found its input wrong."""
+        silent for hours; UserError when a rank found its input wrong."""
         try:
             while not self._stop:
                 self.health.beat("node", self._doing(), _STUCK_S)
@@ -121,7 +122,7 @@ class Node:
     def _obey(self, order: Order | None) -> None:
         if order is None:
             if self._client.silent_s > _LONELY_S:
-                raise RunFailure(f"node 0 has not answered at {self._place.host}:{self._place.port} for an hour")
+                raise RunFailure(f"node 0 has not answered at {self._place.host}:{self._place.port} for six hours")
             if self._client.silent_s > SILENT_S and self._ranks.running:
                 self._end_ranks(f"node 0 has been silent for {self._client.silent_s:.0f} s")
                 self._state = "failed"  # it may have heard us all the while, and believe that our ranks still run

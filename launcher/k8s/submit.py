@@ -25,6 +25,7 @@ from launcher.k8s.errors import Conflict, Missing
 from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS
 from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
 from launcher.k8s.workloads import Found, find
+from launcher.k8s.workloads import restart as start_anew
 
 PENDING = "zeroq/restart-pending"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
@@ -35,15 +36,10 @@ _SHOWN_KEYS = 4
 
 @dataclass(frozen=True)
 class Restart:
-    """One workload that starts anew: why, and with which tag of our images (None: the same)."""
+    """One workload that starts anew, and why."""
 
     found: Found
     reasons: list[str]
-    image_tag: str | None
-
-    def patch(self, moment: str) -> Object:
-        """What to merge into the workload."""
-        return self.found.restart(moment, lambda container: image_of(container, self.image_tag))
 
 
 @dataclass(frozen=True)
@@ -89,7 +85,7 @@ def submit(
         print("dry run: nothing was changed" if plan or keys != [] else "dry run: there is nothing to change")
         return EXIT_OK
     if keys != [] or plan:
-        carry_out(cluster, present, dump(config) if keys != [] else None, plan)
+        carry_out(cluster, present, dump(config) if keys != [] else None, plan, image_tag)
         print("done; see zeroq status --k8s")
     return EXIT_OK
 
@@ -129,7 +125,7 @@ def about_graders(config: RunConfig, workloads: list[Found], namespace: str) -> 
     replicas = {found.name: found.replicas for found in workloads}
     if wanted not in replicas:
         raise UserError(f"{wanted} is to grade (reward, autoscaler.evaluator_role), and is not there; kubectl apply it")
-    apply = ", or kubectl apply -k deploy/k8s/overlays/reward-models" if wanted == "zeroq-evaluator-models" else ""
+    apply = ", or apply overlays/reward-models with the rest" if wanted == "zeroq-evaluator-models" else ""
     return [
         f"{wanted} is to grade, but {name} runs, too, and is handed groups as well; "
         f"kubectl -n {namespace} scale deployment {name} --replicas=0{apply}"
@@ -154,7 +150,7 @@ def make_plan(present: Present, keys: list[str] | None, image_tag: str | None) -
         if not reasons and found.role == "learner" and any(restart.found.role == "broker" for restart in plan):
             reasons.append("(the broker restarts)")
         if reasons:
-            plan.append(Restart(found, reasons, image_tag))
+            plan.append(Restart(found, reasons))
     return plan
 
 
@@ -176,8 +172,11 @@ def tell(present: Present, keys: list[str] | None, plan: list[Restart]) -> None:
         print(f"  goes on as it is: {', '.join(staying)}")
 
 
-def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[Restart]) -> None:
-    """Write the configuration (None: as it is) with the list of restarts, restart, clear the list.
+def carry_out(
+    cluster: Cluster, present: Present, text: str | None, plan: list[Restart], image_tag: str | None = None
+) -> None:
+    """Write the configuration (None: as it is) with the list of restarts, restart (with our images of another tag, if
+    one is given), clear the list.
 
     What changes was found out against `present`: Conflict if somebody else has written the ConfigMap since.
     """
@@ -194,7 +193,7 @@ def carry_out(cluster: Cluster, present: Present, text: str | None, plan: list[R
         written = cluster.patch_config_map(CONFIG_MAP, body)
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     for restart in plan:
-        cluster.patch_workload(restart.found.kind, restart.found.name, restart.patch(moment))
+        start_anew(cluster, restart.found, moment, lambda container: image_of(container, image_tag))
         print(f"restarting {restart.found.name}", flush=True)
     if plan:
         version = (written.get("metadata") or {}).get("resourceVersion")

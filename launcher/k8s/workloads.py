@@ -7,14 +7,13 @@ leaderworkerset           spec.leaderWorkerTemplate.leaderTemplate and .workerTe
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.k8s.client import Cluster, Object
-from launcher.k8s.errors import Missing
+from launcher.k8s.errors import Conflict, Forbidden, Missing
 from launcher.k8s.names import Kind, Workload
 
 RESTARTED_AT = "kubectl.kubernetes.io/restartedAt"
@@ -81,8 +80,10 @@ class Found:
             return {"spec": {"template": _changed(self.templates[0], moment, image_of, whole=False)}}
         group = self.body["spec"]["leaderWorkerTemplate"]
         parts = {p: _changed(group[p], moment, image_of, whole=True) for p in _GROUP_TEMPLATES if p in group}
-        version = self.body["metadata"].get("resourceVersion")
-        return {"metadata": {"resourceVersion": version}, "spec": {"leaderWorkerTemplate": parts}}
+        patch: Object = {"spec": {"leaderWorkerTemplate": parts}}
+        if any("spec" in part for part in parts.values()):
+            patch["metadata"] = {"resourceVersion": self.body["metadata"].get("resourceVersion")}
+        return patch
 
 
 def find(cluster: Cluster, workload: Workload) -> Found:
@@ -98,12 +99,30 @@ def find(cluster: Cluster, workload: Workload) -> Found:
     except Missing as error:
         missing = error
     if workload.instead is not None and (usual is None or _is_owned(usual, workload.instead)):
-        with contextlib.suppress(Missing):
+        try:
             return Found(workload, workload.instead, cluster.workload(workload.instead, workload.name))
+        except Missing:
+            pass
+        except Forbidden as error:
+            if missing is None:
+                raise
+            raise Missing(f"{missing} (nor may you look for a {workload.instead} in its place: {error})") from None
     if usual is None:
         assert missing is not None
         raise missing
     return Found(workload, workload.kind, usual)
+
+
+def restart(cluster: Cluster, found: Found, moment: str, image_of: Callable[[Object], str]) -> None:
+    """Have its pods start anew, each container with `image_of` it. Conflict if what is wanted of them was changed since
+    it was found: another status alone, such as that of a gang whose broker restarts, is none."""
+    try:
+        cluster.patch_workload(found.kind, found.name, found.restart(moment, image_of))
+    except Conflict:
+        now = Found(found.workload, found.kind, cluster.workload(found.kind, found.name))
+        if now.body["metadata"].get("generation") != found.body["metadata"].get("generation"):
+            raise
+        cluster.patch_workload(now.kind, now.name, now.restart(moment, image_of))
 
 
 def _is_owned(body: Object, kind: Kind) -> bool:

@@ -98,6 +98,7 @@ def test_a_gang_that_was_changed_meanwhile_is_left_alone(
     def somebody_else(self: Cluster, *arguments: Any) -> Any:
         theirs = gang.get(*GANG)
         theirs["spec"]["leaderWorkerTemplate"]["leaderTemplate"]["spec"]["containers"][0]["env"] = []
+        theirs["metadata"]["generation"] += 1
         gang.put("leaderworkersets", theirs)
         return patch(self, *arguments)
 
@@ -105,6 +106,28 @@ def test_a_gang_that_was_changed_meanwhile_is_left_alone(
     code, _, err = zeroq("submit", CONFIG, "learner.lr=5e-7", "--image-tag", "0.2.0")
     assert code == 1
     assert "leaderworkersets zeroq/zeroq-learner: it was changed meanwhile" in err
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize("tag", [[], ["--image-tag", "0.2.0"]], ids=["restart", "tag"])
+def test_a_gang_of_which_only_the_status_changed_is_restarted(
+    gang: FakeKubernetes, zeroq: Run, monkeypatch: pytest.MonkeyPatch, tag: list[str]
+) -> None:
+    """As it does when the broker, which comes first, restarts."""
+    patch = Cluster.patch_workload
+
+    def becomes_unready(self: Cluster, *arguments: Any) -> Any:
+        theirs = gang.get(*GANG)
+        if theirs["status"]["readyReplicas"]:
+            theirs["status"]["readyReplicas"] = 0
+            gang.put("leaderworkersets", theirs)
+        return patch(self, *arguments)
+
+    monkeypatch.setattr(Cluster, "patch_workload", becomes_unready)
+    code, _, err = zeroq("submit", CONFIG, "learner.lr=5e-7", *tag)
+    assert code == 0, err
+    first, second = moments(gang)
+    assert first == second is not None
     monkeypatch.undo()
 
 
@@ -119,6 +142,7 @@ def test_status_counts_the_pods_of_the_gang(gang: FakeKubernetes, zeroq: Run) ->
     assert size == 2
     assert f"{size}/{size}" in row()
     assert "AllGroupsReady" not in row()
+    assert "not looked at yet" not in row()  # an older controller does not say what it has seen
     there = gang.get(*GANG)
     there["status"] = {"readyReplicas": 0, "observedGeneration": 1, "conditions": []}
     assert f"0/{size}" in row()
@@ -141,6 +165,33 @@ def test_the_missing_right_to_look_at_a_gang_is_named(gang: FakeKubernetes, zero
     assert code == 2
     assert 'apiGroups: ["leaderworkerset.x-k8s.io"], resources: [leaderworkersets]' in err
     assert moments(gang) == [None, None]
+
+
+def test_a_statefulset_of_another_owner_is_the_learner(gang: FakeKubernetes, zeroq: Run) -> None:
+    """And the gang of that name is somebody else's."""
+    leaders = gang.get("statefulsets", "zeroq-learner")
+    leaders["metadata"]["ownerReferences"][0]["kind"] = "Application"
+    gang.put("statefulsets", leaders)
+    assert zeroq("submit", CONFIG, "learner.lr=5e-7")[0] == 0
+    assert RESTARTED_AT in gang.get("statefulsets", "zeroq-learner")["spec"]["template"]["metadata"]["annotations"]
+    assert moments(gang) == [None, None]
+
+
+def test_who_may_not_look_for_a_gang_hears_of_the_statefulset(fake: FakeKubernetes, zeroq: Run) -> None:
+    """A server says 403, not 404, of a kind that it does not even have."""
+    del fake.objects["statefulsets", "zeroq-learner"]
+    fake.rules = [
+        {"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["get", "list", "patch"]},
+        {"apiGroups": ["apps"], "resources": ["deployments", "statefulsets"], "verbs": ["get", "patch"]},
+    ]
+    code, out, _ = zeroq("status", "--k8s")
+    assert code == 0
+    (row,) = [line for line in out.splitlines() if line.startswith("│ learner ")]
+    assert "missing; kubectl apply" in row
+    code, _, err = zeroq("submit", CONFIG)
+    assert code == 2
+    assert "statefulsets zeroq/zeroq-learner does not exist" in err
+    assert "resources: [leaderworkersets]" in err
 
 
 def test_without_either_the_statefulset_is_what_is_missing(fake: FakeKubernetes, zeroq: Run) -> None:

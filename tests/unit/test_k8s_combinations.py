@@ -26,6 +26,7 @@ ORDER = [
 APART = {("overlays/cpu", "leaderworkerset")}
 """The gang of the second asks for GPUs."""
 
+FETCH = ("Job", "zeroq-model-fetch")
 LEARNER = {("StatefulSet", "zeroq-learner"), ("LeaderWorkerSet", "zeroq-learner"), ("Service", "zeroq-learner")}
 Key = tuple[str, str]
 Leaves = dict[tuple[str, ...], Any]
@@ -84,6 +85,8 @@ def test_two_components_change_what_each_changes(pair: tuple[str, str], tmp_path
     special = LEARNER if "leaderworkerset" in pair else set()
     if pair == ("keda", "overlays/reward-models"):
         special = {("ScaledObject", "zeroq-evaluator")}
+    if pair in (("overlays/cpu", "overlays/models"), ("overlays/cpu", "overlays/reward-models")):
+        special = {FETCH}
     for key in (base.keys() | each[0].keys() | each[1].keys() | found.keys()) - special:
         expected = base.get(key, {})
         for one in each:
@@ -110,6 +113,8 @@ def test_a_gang_stands_in_the_queue_and_its_leader_alone_reads_the_model(tmp_pat
     assert {p: v for p, v in leaves(gang) if p[:3] == group} == {p: v for p, v in alone.items() if p[:3] == group}
     mount = {"name": "models", "mountPath": "/var/lib/zeroq/models", "readOnly": True}
     assert all(mount in container["volumeMounts"] for container in leader.containers)
+    prepare, _ = leader.containers
+    assert "--wait-for-model" in prepare["args"]  # one that ends is a restart, which makes the whole gang anew
     assert {"name": "models", "persistentVolumeClaim": {"claimName": "zeroq-models", "readOnly": True}} in leader.spec[
         "volumes"
     ]
@@ -118,6 +123,34 @@ def test_a_gang_stands_in_the_queue_and_its_leader_alone_reads_the_model(tmp_pat
     wanted = term["labelSelector"]["matchLabels"].items()
     assert wanted <= leader.labels.items()
     assert not wanted <= worker.labels.items()  # the Job would wait there for the leader, and that for the Job
+
+
+@pytest.mark.parametrize("folder", ["overlays/models", "overlays/reward-models"])
+def test_on_cpus_no_image_with_cuda_is_pulled(folder: str, tmp_path: Path) -> None:
+    """Whoever has no GPUs builds none (deploy/docker, group `cpu`), and a hub has another of that name, or none."""
+    manifests = together(tmp_path, ("overlays/cpu", folder))
+    images = {c["image"] for pod in pod_templates(manifests) for c in pod.containers}
+    assert not {image for image in images if image.partition(":")[0] in ("zeroq/learner", "zeroq/actor")}
+    job = dict(leaves(named(manifests, *FETCH)))
+    assert job.pop(("spec", "template", "spec", "containers", "fetch", "image")) == "zeroq/learner-cpu:0.1.0"
+    assert job.items() <= dict(leaves(named(built(folder), *FETCH))).items()
+
+
+WITH_GVISOR = [
+    parts
+    for number in (1, 2, 3)
+    for parts in itertools.combinations(ORDER, number)
+    if "overlays/gvisor" in parts and not any(set(apart) <= set(parts) for apart in APART)
+]
+
+
+@pytest.mark.parametrize("parts", WITH_GVISOR, ids="+".join)
+def test_whoever_grades_is_in_gvisor_in_every_combination(parts: tuple[str, ...], tmp_path: Path) -> None:
+    for pod in pod_templates(together(tmp_path, parts)):
+        if pod.component in ("evaluator", "evaluator-models"):
+            assert pod.spec["runtimeClassName"] == "zeroq-gvisor"
+            (container,) = pod.containers
+            assert [a for a in container["args"] if "sandbox_tier" in a] == ["evaluator.sandbox_tier=3"]
 
 
 def test_keda_scales_the_evaluators_that_grade(tmp_path: Path) -> None:

@@ -97,6 +97,7 @@ def test_the_cpu_overlay_fits_a_small_cluster_without_gpus() -> None:
 def test_gvisor_is_around_evaluators_and_fails_closed() -> None:
     assert changed("overlays/gvisor") == {
         ("Deployment", "zeroq-evaluator"),
+        ("Deployment", "zeroq-evaluator-models"),
         ("RuntimeClass", "zeroq-gvisor"),
     }
     manifests = built("overlays/gvisor")
@@ -104,10 +105,13 @@ def test_gvisor_is_around_evaluators_and_fails_closed() -> None:
     assert runtime["handler"] == "runsc"  # a node without it cannot start the pod
     assert runtime["scheduling"]["nodeSelector"]
     for name, pod in pods(manifests).items():
-        assert (pod.spec.get("runtimeClassName") == "zeroq-gvisor") is (name == "zeroq-evaluator"), name
+        runs_programs = name in ("zeroq-evaluator", "zeroq-evaluator-models")
+        assert (pod.spec.get("runtimeClassName") == "zeroq-gvisor") is runs_programs, name
+        (*_, container) = pod.containers
+        # whatever the ConfigMap of the day says
+        assert (container.get("args", [""])[-1] == "evaluator.sandbox_tier=3") is runs_programs, name
     (container,) = pods(manifests)["zeroq-evaluator"].containers
     assert "/evaluator-languages:" in container["image"]
-    assert container["args"][-1] == "evaluator.sandbox_tier=3"  # whatever the ConfigMap of the day says
 
 
 def test_a_model_from_the_hub_comes_by_a_job_of_its_own() -> None:
@@ -121,6 +125,7 @@ def test_a_model_from_the_hub_comes_by_a_job_of_its_own() -> None:
     }
     learner = pods(built("overlays/models"))["zeroq-learner"]
     for container in learner.containers:
+        assert ("--wait-for-model" in container["args"]) is (container["name"] == "prepare")
         (mount,) = [m for m in container["volumeMounts"] if m["name"] == "models"]
         assert mount == {"name": "models", "mountPath": "/var/lib/zeroq/models", "readOnly": True}
     wanted = named(built("model-fetch"), "ConfigMap", "zeroq-model-fetch")["data"]
@@ -148,6 +153,7 @@ def test_the_fetching_job_runs_where_its_reader_holds_the_claim(folder: str) -> 
     if folder == "overlays/models":
         assert near[0].spec["tolerations"] == spec["tolerations"]  # it can get there
     assert 0 < job["ttlSecondsAfterFinished"] <= 3600  # the next tag or model is a change, which a Job refuses
+    assert "activeDeadlineSeconds" not in job  # it counts while the reader waits for a node, and the Job for the reader
 
 
 def test_a_job_alone_prefers_the_node_of_a_reader() -> None:

@@ -199,3 +199,31 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     error = capsys.readouterr().err
     assert error.startswith("error: gone.jsonl")
     assert error.count("\n") == 1
+
+
+def test_a_model_that_comes_later_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a cluster another pod brings it; a container that ended would have a whole gang made anew."""
+    monkeypatch.setattr(command, "LOOK_EVERY_S", 0.02)
+    config, run = write_config(tmp_path), tmp_path / "volume" / "run"
+    model = Path(load_config(config).model)
+    assert model.is_absolute()
+    hidden = model.with_name(".model.part")
+    model.rename(hidden)
+    arguments = ["prepare", str(config), "--run-dir", str(run)]
+    assert main(arguments) == 2
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            hidden.rename(model)
+
+    monkeypatch.setattr(command.time, "sleep", sleep)
+    assert main([*arguments, "--wait-for-model"]) == 0
+    assert looks == 3
+    out = capsys.readouterr().out
+    assert out.count(f"model {model} is not there yet; waiting for it") == 1
+    assert "prepared" in out

@@ -14,7 +14,6 @@ from common.messages import Abort, Begin, Commit, NoWork, Propose, Pull, Refused
 from learner.weights.control import ControlServer
 from learner.weights.epochs import Epochs, Phase
 from learner.weights.events import (
-from learner.weights.pulls import Pulls
     Action,
     AppliedCame,
     Asked,
@@ -32,6 +31,7 @@ from learner.weights.pulls import Pulls
     Tell,
     Tick,
 )
+from learner.weights.pulls import Pulls
 
 READY_S, TRANSFER_S = 10.0, 60.0
 A, B, C = b"a", b"b", b"c"
