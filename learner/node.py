@@ -39,7 +39,7 @@ _REPORT_EVERY_S = 0.25
 _STUCK_S = 60.0
 _LONELY_S = 6 * 3600.0
 """A node that hears nothing of the gang's seat for so long gives up, and is started again by whoever started it. Longer
-than a model from the hub may take, for which node 0 waits before it starts: a LeaderWorkerSet starts all nodes again."""
+than a model from the hub may take, for which node 0 waits before it starts: a LeaderWorkerSet starts all of them."""
 _MAX_FAILURES = 5
 _STEADY_S = 600.0
 _FAREWELL_S = 10.0
