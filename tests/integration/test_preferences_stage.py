@@ -22,6 +22,7 @@ from tests.integration.river_rig import ROOT
 
 pytestmark = pytest.mark.timeout(600)
 NUM_PROMPTS, QUERIES = 24, 2
+HELPFUL_SAMPLES, SAFETY_SAMPLES = 12, 4
 
 
 class Judge(ThreadingHTTPServer):
@@ -74,10 +75,15 @@ def judge() -> Iterator[Judge]:
 
 
 def configuration(folder: Path, judge: Judge) -> Path:
-    """Twenty-four prompts of a general kind to a model of random weights, which ends its responses by chance."""
+    """Twenty-four prompts of a general kind to a model of random weights, which ends one response in four by chance: of
+    twelve to a prompt that makes some thirty pairs."""
     prompts = [{"id": f"p{n}", "prompt": f"Tell me about {n}.", "kind": "general"} for n in range(NUM_PROMPTS)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in prompts))
-    source = {"problems": [{"path": str(folder / "prompts.jsonl")}], "sampling": {"samples": 4, "max_tokens": 256}}
+
+    def source(samples: int) -> dict[str, Any]:
+        sampling = {"samples": samples, "max_tokens": 256}
+        return {"problems": [{"path": str(folder / "prompts.jsonl")}], "sampling": sampling}
+
     cpu = {"device": "cpu", "dtype": "float32"}
     tree: dict[str, Any] = {
         "run": {"dir": str(folder), "name": "made"},
@@ -92,8 +98,8 @@ def configuration(folder: Path, judge: Judge) -> Path:
         "stages": {
             "preferences": {
                 "model": str(folder / "model"),
-                "helpful": source,
-                "safety": source,
+                "helpful": source(HELPFUL_SAMPLES),
+                "safety": source(SAFETY_SAMPLES),
                 "judging": {"queries": QUERIES, "max_length_ratio": None, "length_tolerance": None},
                 "endpoint": {"base_url": f"http://127.0.0.1:{judge.server_address[1]}/v1", "model": "m"},
             },
@@ -130,8 +136,8 @@ def test_a_judges_preferences_become_reward_models(tmp_path: Path, judge: Judge)
     assert manifest is not None
     found = manifest.figures
     assert found["helpful_kept"] == len(pairs) > 3
-    assert 2 * (len(pairs) + found["helpful_equal"]) + found["helpful_unusable"] <= 4 * NUM_PROMPTS
-    assert len(labels) + found["safety_cut_off"] == 4 * NUM_PROMPTS
+    assert 2 * (len(pairs) + found["helpful_equal"]) + found["helpful_unusable"] <= HELPFUL_SAMPLES * NUM_PROMPTS
+    assert len(labels) + found["safety_cut_off"] == SAFETY_SAMPLES * NUM_PROMPTS
     assert len(judge.asked) == QUERIES * found["helpful_judged"] + len(labels)
     for pair in pairs:
         chosen, rejected = (split_response(text, pair.prompt).summary for text in (pair.chosen, pair.rejected))
