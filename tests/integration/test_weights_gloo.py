@@ -80,16 +80,21 @@ async def receiving(receiver: WeightReceiver) -> AsyncIterator[asyncio.Task[None
             await task
 
 
+def joined(publisher: WeightPublisher, receiver: WeightReceiver) -> bool:
+    """Whether the publisher knows this very receiver, and that it is heard by it."""
+    peers = list(publisher._control._epochs.peers.values())
+    return any(peer.eligible and peer.incarnation == receiver._incarnation for peer in peers)
+
+
 def test_greedy_outputs_after_updates_equal_a_freshly_loaded_engine(case: Case, publisher: WeightPublisher) -> None:
     versions: list[int] = []
     receiver = case.rig.receiver(publisher.endpoint, on_version=versions.append)
 
     async def publish(version: int, which: str) -> None:
         async with receiving(receiver):
-            await until(lambda: bool(publisher._control._epochs.peers))
-            await asyncio.sleep(0)
+            await until(lambda: joined(publisher, receiver))  # not the one before, which may not have left yet
             report = await asyncio.to_thread(publisher.publish, version, case.weights(which))
-            assert report.num_excluded == 0
+            assert (report.num_actors, report.num_excluded) == (1, 0)
             await until(lambda: receiver.version == version)
 
     case.rig.run(lambda: publish(0, "new"))
@@ -147,7 +152,7 @@ def test_publisher_killed_in_mid_broadcast_leaves_the_old_weights_and_a_new_one_
             receiver = case.rig.receiver(publisher.endpoint)
             async with receiving(receiver):
                 await until(lambda: receiver.version == 1)  # by a pull
-                await until(lambda: any(peer.eligible for peer in publisher._control._epochs.peers.values()))
+                await until(lambda: joined(publisher, receiver))
                 report = await asyncio.to_thread(publisher.publish, 2, case.weights("new"))
                 assert report.num_actors == 1
         finally:
