@@ -23,7 +23,6 @@ from pathlib import Path
 import zmq
 
 from actor import chunks
-from actor.chunks import ChunkSize
 from actor.follow import STATIC
 from common.cli import Process
 from common.client import configure_socket, send_frames
@@ -158,7 +157,7 @@ def wait_for_model(
     None when a stop is asked for meanwhile; `alive` is called as long as it waits. UserError when that learner serves
     no files or speaks another schema version, RunFailure when what it sends is bad again and again.
     """
-    num_bad, told_at, chunk = 0, time.monotonic(), ChunkSize()
+    num_bad, told_at, chunk = 0, time.monotonic(), chunks.ChunkSize()
     while not stop:
         alive()
         endpoint = find_learner()
@@ -187,7 +186,7 @@ def wait_for_model(
 
 
 def pull(
-    endpoint: str, keys: Keys | None, stop: StopFlag, alive: Callable[[], None], chunk: ChunkSize
+    endpoint: str, keys: Keys | None, stop: StopFlag, alive: Callable[[], None], chunk: chunks.ChunkSize
 ) -> FilesInProgress | None:
     """All files of the learner at `endpoint`, whatever it trains by the end; None when it does not answer."""
     files: FilesInProgress | None = None

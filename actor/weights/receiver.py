@@ -237,11 +237,11 @@ class WeightReceiver:
             await self._reconnect()
             return
         since = self._unanswered_since
-        if since is not None and time.monotonic() - since > ANSWER_S:
+        if since is not None:
+            if time.monotonic() - since <= ANSWER_S:
+                return
             self._chunk.lost()
-            await self._ask()
-        elif since is None:
-            await self._ask()
+        await self._ask()
 
     async def _send(self, header: Header) -> None:
         assert self._socket is not None

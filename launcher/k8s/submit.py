@@ -24,8 +24,7 @@ from launcher.k8s.cluster_config import SHIPPED, check_leases, dump, parse, read
 from launcher.k8s.errors import Conflict, Missing
 from launcher.k8s.names import CONFIG_KEY, CONFIG_MAP, WORKLOADS
 from launcher.k8s.rollout import EVERYBODY, KEPT, changed_keys, restarts
-from launcher.k8s.workloads import Found, find
-from launcher.k8s.workloads import restart as start_anew
+from launcher.k8s.workloads import Found, find, start_anew
 
 PENDING = "zeroq/restart-pending"
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")

@@ -41,11 +41,8 @@ class Found:
     @property
     def replicas(self) -> int | None:
         """Pods that are wanted; None where somebody else says how many."""
-        spec = self.body.get("spec") or {}
-        replicas = spec.get("replicas")
-        if replicas is None or self.kind != "leaderworkerset":
-            return None if replicas is None else int(replicas)
-        return int(replicas) * self.pods_each
+        replicas = (self.body.get("spec") or {}).get("replicas")
+        return None if replicas is None else int(replicas) * self.pods_each
 
     @property
     def pods_each(self) -> int:
@@ -74,7 +71,7 @@ class Found:
         given = [template["spec"].get("terminationGracePeriodSeconds") for template in self.templates]
         return min(30.0 if seconds is None else float(seconds) for seconds in given)
 
-    def restart(self, moment: str, image_of: Callable[[Object], str]) -> Object:
+    def restart_patch(self, moment: str, image_of: Callable[[Object], str]) -> Object:
         """What to merge into it, so that its pods start anew, at `moment`, each container with `image_of` it."""
         if self.kind != "leaderworkerset":
             return {"spec": {"template": _changed(self.templates[0], moment, image_of, whole=False)}}
@@ -113,16 +110,16 @@ def find(cluster: Cluster, workload: Workload) -> Found:
     return Found(workload, workload.kind, usual)
 
 
-def restart(cluster: Cluster, found: Found, moment: str, image_of: Callable[[Object], str]) -> None:
+def start_anew(cluster: Cluster, found: Found, moment: str, image_of: Callable[[Object], str]) -> None:
     """Have its pods start anew, each container with `image_of` it. Conflict if what is wanted of them was changed since
     it was found: another status alone, such as that of a gang whose broker restarts, is none."""
     try:
-        cluster.patch_workload(found.kind, found.name, found.restart(moment, image_of))
+        cluster.patch_workload(found.kind, found.name, found.restart_patch(moment, image_of))
     except Conflict:
         now = Found(found.workload, found.kind, cluster.workload(found.kind, found.name))
         if now.body["metadata"].get("generation") != found.body["metadata"].get("generation"):
             raise
-        cluster.patch_workload(now.kind, now.name, now.restart(moment, image_of))
+        cluster.patch_workload(now.kind, now.name, now.restart_patch(moment, image_of))
 
 
 def _is_owned(body: Object, kind: Kind) -> bool:

@@ -26,7 +26,6 @@ from common.errors import RunFailure, SchemaMismatch, UserError, WireError
 from common.keys import Keys
 from common.messages import Applied, Header, Join, Leave, NoWork, Propose, Pull, PullFiles, Ready, Received, Refused
 from common.messages import Begin as BeginMessage
-from common.messages import Snapshot as SnapshotMessage
 from common.metrics import REGISTRY
 from common.seldom import Seldom, one_line
 from common.wire import Array, decode, encode
@@ -34,7 +33,7 @@ from learner.weights import events, metrics
 from learner.weights.chronicle import members_by_state
 from learner.weights.epochs import Epochs
 from learner.weights.files import ServedFiles
-from learner.weights.pulls import Pulls
+from learner.weights.pulls import Pulls, message_of
 from learner.weights.transport import Channel, Staged, TransferFailed, Transport
 
 log = logging.getLogger(__name__)
@@ -277,20 +276,10 @@ class ControlServer:
         if found is None:  # ask again
             self._send(peer, NoWork(request_id=pull.request_id), {})
             return
-        snapshot, start, chunk = found
-        header = SnapshotMessage(
-            version=snapshot.version,
-            offset=start,
-            total_bytes=snapshot.layout.total_bytes,
-            digest=snapshot.digest,
-            model=self._files.digest if self._files else None,
-            request_id=pull.request_id,
-        )
-        frames: dict[str, Array | bytes] = {"chunk": chunk}
-        if start == 0:
-            frames["manifest"] = snapshot.layout.manifest()
+        model = self._files.digest if self._files else None
+        header, frames = message_of(*found, request_id=pull.request_id, model=model)
         if self._send(peer, header, frames):
-            metrics.SENT_BYTES.labels("pull").inc(len(chunk))
+            metrics.SENT_BYTES.labels("pull").inc(len(frames["chunk"]))
 
     def _serve_files(self, peer: bytes, pull: PullFiles) -> None:
         """Answer with a chunk of the model's files: no affair of membership, any peer may ask."""

@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from common.messages import Pull
+from common.messages import Snapshot as SnapshotMessage
 from common.wire import Array
 from learner.weights.transport import Snapshot, Staged
 
@@ -66,3 +67,21 @@ class Pulls:
         oldest = now - FORGOTTEN_AFTER_S
         for peer in [p for p, pulling in self._peers.items() if p not in known or pulling.last_asked < oldest]:
             del self._peers[peer]
+
+
+def message_of(
+    snapshot: Snapshot, start: int, chunk: Array, *, request_id: int, model: str | None = None
+) -> tuple[SnapshotMessage, dict[str, Array | bytes]]:
+    """A chunk as the message that carries it, and its frames. `model`: see SnapshotMessage."""
+    header = SnapshotMessage(
+        version=snapshot.version,
+        offset=start,
+        total_bytes=snapshot.layout.total_bytes,
+        digest=snapshot.digest,
+        model=model,
+        request_id=request_id,
+    )
+    frames: dict[str, Array | bytes] = {"chunk": chunk}
+    if start == 0:
+        frames["manifest"] = snapshot.layout.manifest()
+    return header, frames

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import weakref
 from typing import Any
 
@@ -108,4 +107,3 @@ def test_one_version_is_left_of_those_that_were_pulled_in_part(reads: bool, monk
             while reads and not isinstance(decode(socket.recv_multipart()).header, Snapshot):
                 pass
         wait_until(lambda: [w() is not None for w in weights] == [False] * 3 + [True], "the others are let go", 20)
-        gc.collect()

@@ -23,7 +23,7 @@ from common.messages import Join, NoWork, ParameterMeta, Pull, Snapshot
 from common.weights import Layout, digest_of
 from common.wire import decode, encode
 from learner.weights.gloo import HostStaged
-from learner.weights.pulls import Pulls
+from learner.weights.pulls import Pulls, message_of
 from learner.weights.transport import snapshot_of
 from tests.integration.weights_fakes import FakeLLM, weights_config
 from tests.slow_link import slow_link
@@ -151,43 +151,6 @@ def test_answers_that_come_twice_load_once() -> None:
 
 
 SLOW_BYTES_PER_S = 1024 * 1024
-BIG_LAYOUT = Layout([ParameterMeta(name="w", dtype="float32", shape=[SLOW_BYTES_PER_S])])
-BIG_DATA_B = np.arange(BIG_LAYOUT.total_bytes, dtype=np.int64).astype(np.uint8)
-
-
-async def _serve_big(socket: zmq.asyncio.Socket, asked: list[int]) -> None:
-    """Version 0 in chunks as large as they are asked for, noted in `asked`."""
-    header = Snapshot(version=0, offset=0, total_bytes=len(BIG_DATA_B), digest=digest_of(BIG_DATA_B))
-    while True:
-        peer, *frames = await socket.recv_multipart()
-        pull = decode(frames).header
-        if isinstance(pull, Pull) and pull.have is None:
-            asked.append(pull.max_bytes)
-            payload = {"chunk": BIG_DATA_B[pull.offset : pull.offset + pull.max_bytes]}
-            if pull.offset == 0:
-                payload["manifest"] = BIG_LAYOUT.manifest()
-            answer = header.model_copy(update={"request_id": pull.request_id, "offset": pull.offset})
-            await socket.send_multipart([peer, *encode(answer, payload)])
-        elif isinstance(pull, Pull):
-            await socket.send_multipart([peer, *encode(NoWork(request_id=pull.request_id))])
-
-
-async def _seconds_to_pull_over_a_slow_link(asked: list[int]) -> float:
-    begin = time.monotonic()
-    async with beside(lambda socket: _serve_big(socket, asked), bytes_per_s=SLOW_BYTES_PER_S) as actor:
-        while not actor.versions and time.monotonic() < begin + 6 * DEADLINE_S:
-            await asyncio.sleep(0.05)
-        assert actor.versions == [0], f"chunks asked for: {asked}"
-    return time.monotonic() - begin
-
-
-@pytest.mark.usefixtures("no_leaked_processes")
-def test_weights_come_over_a_link_that_carries_no_chunk_of_the_largest_size() -> None:
-    """Whatever takes longer than a heartbeat's time to come in one piece ends the connection, and never comes."""
-    asked: list[int] = []
-    seconds = asyncio.run(_seconds_to_pull_over_a_slow_link(asked))
-    assert seconds >= 0.9 * len(BIG_DATA_B) / SLOW_BYTES_PER_S  # it was slow
-    assert max(asked) <= 1.5 * SLOW_BYTES_PER_S
 
 
 @dataclass
@@ -200,7 +163,10 @@ class Asked:
 
 
 async def _pull_in_parts(
-    staged: Callable[[list[Asked]], HostStaged | None], done: Callable[[Beside], bool]
+    staged: Callable[[list[Asked]], HostStaged | None],
+    done: Callable[[Beside], bool],
+    bytes_per_s: float | None = None,
+    within_s: float = DEADLINE_S,
 ) -> tuple[list[Asked], list[int]]:
     """Pulls as the learner answers them, of what `staged` says is published; None: silence. Until `done`."""
     asked: list[Asked] = []
@@ -219,19 +185,10 @@ async def _pull_in_parts(
             published = staged(asked)
             answer = None if published is None else pulls.chunk(peer, pull, published, 0.0)
             if answer is not None:
-                snapshot, start, chunk = answer
-                header = Snapshot(
-                    version=snapshot.version,
-                    offset=start,
-                    total_bytes=snapshot.layout.total_bytes,
-                    digest=snapshot.digest,
-                    request_id=pull.request_id,
-                )
-                payload = {"chunk": chunk} | ({"manifest": snapshot.layout.manifest()} if start == 0 else {})
-                await socket.send_multipart([peer, *encode(header, payload)])
+                await socket.send_multipart([peer, *encode(*message_of(*answer, request_id=pull.request_id))])
 
-    async with beside(serve) as actor:
-        deadline = time.monotonic() + DEADLINE_S
+    async with beside(serve, bytes_per_s) as actor:
+        deadline = time.monotonic() + within_s
         while not done(actor) and not actor.running.done() and time.monotonic() < deadline:
             await asyncio.sleep(0.02)
         return asked, actor.versions
@@ -240,6 +197,19 @@ async def _pull_in_parts(
 def _staged(version: int, fill: int, num_floats: int = 4096) -> HostStaged:
     layout = Layout([ParameterMeta(name="w", dtype="float32", shape=[num_floats])])
     return HostStaged(snapshot_of(version, layout, np.full(layout.total_bytes, fill, dtype=np.uint8)))
+
+
+@pytest.mark.usefixtures("no_leaked_processes")
+def test_weights_come_over_a_link_that_carries_no_chunk_of_the_largest_size() -> None:
+    """Whatever takes longer than a heartbeat's time to come in one piece ends the connection, and never comes."""
+    published = _staged(0, 1, num_floats=SLOW_BYTES_PER_S)
+    begin = time.monotonic()
+    asked, versions = asyncio.run(
+        _pull_in_parts(lambda _: published, lambda actor: bool(actor.versions), SLOW_BYTES_PER_S, 6 * DEADLINE_S)
+    )
+    assert versions == [0], f"asked for: {asked}"
+    assert time.monotonic() - begin >= 0.9 * published.layout.total_bytes / SLOW_BYTES_PER_S  # it was slow
+    assert max(ask.max_bytes for ask in asked) <= 1.5 * SLOW_BYTES_PER_S
 
 
 @pytest.fixture
